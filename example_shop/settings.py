@@ -1,0 +1,101 @@
+"""Settings of the example shop: SQLite, files in the project's folder, the starter checkpoint."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+STATE_DIR = Path(os.environ.get("SHOP_STATE_DIR", BASE_DIR / ".demo"))  # database, uploads, checkpoint
+
+SECRET_KEY = os.environ.get("SECRET_KEY", "only-for-the-example-shop-on-127.0.0.1")
+DEBUG = os.environ.get("DEBUG", "1") == "1"
+ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "django_q",
+    "visual_search",
+    "example_shop",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "example_shop.urls"
+WSGI_APPLICATION = "example_shop.wsgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        # Before the apps' own folders, so that the shop's templates replace those of visual_search.
+        "DIRS": [BASE_DIR / "example_shop" / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": STATE_DIR / "shop.sqlite3",
+        "OPTIONS": {
+            # Web and worker write at the same time: readers don't block, and a writer waits for its turn.
+            "transaction_mode": "IMMEDIATE",
+            "timeout": 20,
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+        },
+    }
+}
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+STATIC_URL = "static/"
+MEDIA_URL = "media/"
+MEDIA_ROOT = STATE_DIR / "media"
+
+VISUAL_SEARCH = {
+    "CATALOG": "example_shop.catalog.ProductCatalog",
+    "CHECKPOINT": os.environ.get("CHECKPOINT", str(STATE_DIR / "starter")),
+}
+Q_CLUSTER = {
+    "name": "shop",
+    "orm": "default",
+    "timeout": 120,
+    "retry": 600,
+    "ALT_CLUSTERS": {
+        # One worker, one model in memory. The drain retries by its own rows, so the queue must not.
+        "embedding": {
+            "workers": 1,
+            "queue_limit": 1,
+            "timeout": 120,
+            "retry": 600,
+            "max_attempts": 1,
+            "ack_failures": True,
+            "recycle": 100_000,
+            "poll": 0.2,
+        },
+    },
+}
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "loggers": {"visual_search": {"handlers": ["console"], "level": "INFO"}},
+}

@@ -1,0 +1,69 @@
+"""What every test may use: the real starter checkpoint, a shop to fill, an index that works in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings as django_settings
+from django.core.files.base import ContentFile
+
+from tests.drawings import photo_bytes
+
+
+@pytest.fixture(scope="session")
+def starter_folder() -> Path:
+    """The starter checkpoint, put together once from the installed packages' weights."""
+    folder = Path(django_settings.VISUAL_SEARCH["CHECKPOINT"])
+    from visual_search.starter.build import build
+
+    if not (folder / "model.safetensors").exists():
+        build(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def starter(starter_folder: Path) -> Any:
+    from visual_search.encoders import TransformersEncoder
+
+    return TransformersEncoder(str(starter_folder))
+
+
+@pytest.fixture(autouse=True)
+def _media(settings: Any, tmp_path: Path) -> None:
+    settings.MEDIA_ROOT = tmp_path / "media"
+
+
+@pytest.fixture
+def index(starter_folder: Path) -> Iterator[Any]:
+    """Products are indexed in this process: `index.drain()`, or by themselves where transactions commit."""
+    from visual_search.test import IndexNow
+
+    with IndexNow() as active:
+        yield active
+
+
+@pytest.fixture
+def make_product(db: Any) -> Callable[..., Any]:
+    """Return a function that saves a product with drawn pictures; `seed` says which."""
+    from example_shop.models import Brand, Category, Product, ProductImage
+
+    def make(
+        seed: int, *, category: str = "shoes", brand: str = "acme", images: int = 1, name: str = "", **values: Any
+    ) -> Product:
+        product = Product.objects.create(
+            sku=f"sku-{seed}",
+            slug=f"product-{seed}",
+            name=name or f"Product {seed}",
+            category=Category.objects.get_or_create(slug=category, defaults={"name": category.title()})[0],
+            brand=Brand.objects.get_or_create(slug=brand, defaults={"name": brand.title()})[0] if brand else None,
+            **{"price": "10.00", "stock": 1} | values,
+        )
+        for position in range(images):
+            picture = ContentFile(photo_bytes(seed=seed * 100 + position), name=f"{seed}-{position}.jpg")
+            ProductImage.objects.create(product=product, image=picture, position=position)
+        return product
+
+    return make

@@ -1,0 +1,27 @@
+"""The example shop's settings, with a database, files and checkpoint that only tests touch."""
+
+import os
+from pathlib import Path
+
+from example_shop.settings import *  # noqa: F403
+from example_shop.settings import BASE_DIR, VISUAL_SEARCH
+
+INSTALLED_APPS = [*INSTALLED_APPS, "tests.gadgets"]  # noqa: F405
+DEBUG = False
+SECRET_KEY = "only-for-tests"
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+TEST_STATE_DIR = Path(os.environ.get("TEST_STATE_DIR", BASE_DIR / ".demo" / "tests"))
+MEDIA_ROOT = TEST_STATE_DIR / "media"
+VISUAL_SEARCH = VISUAL_SEARCH | {"CHECKPOINT": os.environ.get("CHECKPOINT", str(BASE_DIR / ".demo" / "starter"))}
+
+if os.environ.get("DATABASE") == "postgres":
+    DATABASES = {
+        "default": {
+            "ENGINE": "django.db.backends.postgresql",
+            "NAME": os.environ.get("PGDATABASE", "postgres"),
+            "USER": os.environ.get("PGUSER", "postgres"),
+            "PASSWORD": os.environ.get("PGPASSWORD", ""),
+            "HOST": os.environ.get("PGHOST", "127.0.0.1"),
+            "PORT": os.environ.get("PGPORT", "5432"),
+        }
+    }

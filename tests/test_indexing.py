@@ -1,0 +1,406 @@
+"""The index path with real weights: a product is saved, drained, changed, broken, removed."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from django.core.files.base import ContentFile
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from example_shop.models import Category, Product, ProductImage
+from tests.drawings import photo_bytes
+from visual_search import claims, feed, indexing, sweeping, versions
+from visual_search.components import encoder_for, store_for
+from visual_search.exceptions import CheckpointMissing
+from visual_search.models import Embedding, FeedState, IndexEntry, IndexMark, IndexVersion
+from visual_search.verifying import verify
+
+pytestmark = pytest.mark.django_db
+
+State = IndexEntry.State
+
+
+def entry(product: Product) -> IndexEntry:
+    return IndexEntry.objects.get(key=str(product.pk))
+
+
+def vectors(product: Product) -> dict[str, bytes]:
+    rows = Embedding.objects.filter(product_key=str(product.pk), vector__isnull=False)
+    return {row.image_key: bytes(row.vector) for row in rows}
+
+
+def put_file(image: ProductImage, data: bytes) -> None:
+    """Overwrite the stored file under the same name."""
+    Path(image.image.path).write_bytes(data)
+
+
+def test_new_products__are_indexed_with_every_image(make_product: Any, index: Any) -> None:
+    products = [make_product(1, images=3), make_product(2)]
+    report = index.drain()
+    assert report.counts() == {"indexed": 2, "partial": 0, "failed": 0, "removed": 0, "embedded": 4}
+    assert [entry(product).state for product in products] == [State.INDEXED, State.INDEXED]
+    assert len(vectors(products[0])) == 3
+    assert Embedding.objects.filter(product_key=str(products[0].pk), is_main=True).count() == 1
+    assert not IndexMark.objects.exists()
+    assert verify(is_deep=True).differences == []
+
+
+def test_embedding__is_the_encoders_unit_vector(make_product: Any, index: Any) -> None:
+    product = make_product(1)
+    index.drain()
+    row = Embedding.objects.get()
+    version = versions.get_active()
+    from visual_search.images import open_product_image
+
+    pixels = open_product_image(product.images.get().image.file, max_pixels=10**8)
+    expected = encoder_for(version).embed_images([pixels])[0]
+    assert feed.vectors_of([row], version.dim)[0] @ expected > 0.999
+    assert row.digest
+    assert row.payload == {"category": "shoes", "brand": "acme", "price": 10.0, "in_stock": True}
+
+
+def test_price_change__rewrites_the_payload_and_embeds_nothing(make_product: Any, index: Any) -> None:
+    product = make_product(1, images=2)
+    index.drain()
+    before, seq = vectors(product), FeedState.objects.get().last_seq
+    product.price = "12.50"
+    product.save()
+    report = index.drain()
+    assert report.embedded == 0
+    assert vectors(product) == before
+    assert {row.payload["price"] for row in Embedding.objects.all()} == {12.5}
+    assert FeedState.objects.get().last_seq == seq + 2
+
+
+def test_save_without_a_change__writes_no_row(make_product: Any, index: Any) -> None:
+    product = make_product(1)
+    index.drain()
+    seq = FeedState.objects.get().last_seq
+    product.save()
+    index.drain()
+    assert FeedState.objects.get().last_seq == seq
+    assert entry(product).state == State.INDEXED
+
+
+def test_new_picture__replaces_the_vector(make_product: Any, index: Any) -> None:
+    product = make_product(1)
+    index.drain()
+    before = vectors(product)
+    image = product.images.get()
+    image.image = ContentFile(photo_bytes(seed=77), name="new.jpg")
+    image.save()
+    assert index.drain().embedded == 1
+    assert vectors(product).keys() == before.keys()
+    assert vectors(product) != before
+
+
+def test_same_bytes_under_another_name__are_not_embedded_again(make_product: Any, index: Any) -> None:
+    product = make_product(1)
+    index.drain()
+    image = product.images.get()
+    image.image = ContentFile(image.image.read(), name="renamed.jpg")
+    image.save()
+    assert index.drain().embedded == 0
+    assert Embedding.objects.get().image_identity == image.image.name
+    assert verify().differences == []
+
+
+def test_overwritten_file__is_seen_when_forced(make_product: Any, index: Any) -> None:
+    product = make_product(1)
+    index.drain()
+    before = vectors(product)
+    put_file(product.images.get(), photo_bytes(seed=78))
+    assert [d.kind for d in verify(is_deep=True).differences if d.kind == "image"] == ["image"]
+    product.save()
+    assert index.drain().embedded == 0
+    from visual_search.marks import mark_dirty
+
+    mark_dirty(Product.objects.all(), kind=IndexMark.Kind.FORCED)
+    assert index.drain().embedded == 1
+    assert vectors(product) != before
+
+
+def test_new_main_image__moves_the_flag_and_embeds_nothing(make_product: Any, index: Any) -> None:
+    product = make_product(1, images=2)
+    index.drain()
+    first, second = product.images.all()
+    first.position = 9
+    first.save()
+    assert index.drain().embedded == 0
+    assert Embedding.objects.get(is_main=True).image_key == str(second.pk)
+
+
+def test_image_moved_to_another_product__follows_it(make_product: Any, index: Any) -> None:
+    one, two = make_product(1, images=2), make_product(2)
+    index.drain()
+    image = one.images.last()
+    image.product = two
+    image.save()
+    index.drain()
+    assert (len(vectors(one)), len(vectors(two))) == (1, 2)
+    assert verify().differences == []
+
+
+def test_category_renamed__reaches_every_payload(make_product: Any, index: Any) -> None:
+    make_product(1)
+    make_product(2)
+    index.drain()
+    category = Category.objects.get(slug="shoes")
+    category.slug = "boots"
+    category.save()
+    assert index.drain().embedded == 0
+    assert {row.payload["category"] for row in Embedding.objects.all()} == {"boots"}
+
+
+@pytest.mark.parametrize("way", ["delete", "unpublish"])
+def test_product_gone__leaves_tombstones_and_no_point(make_product: Any, index: Any, way: str) -> None:
+    product, other = make_product(1, images=2), make_product(2)
+    index.drain()
+    version = versions.get_active()
+    feed.catch_up(version, store_for(version))
+    key = str(product.pk)
+    if way == "delete":
+        product.delete()
+    else:
+        product.is_published = False
+        product.save()
+    assert index.drain().removed == 1
+    assert IndexEntry.objects.get(key=key).state == State.REMOVED
+    assert list(Embedding.objects.filter(product_key=key).values_list("vector", flat=True)) == [None, None]
+    feed.catch_up(version, store_for(version))
+    assert [point.product for point in store_for(version).retrieve([str(r.id) for r in Embedding.objects.all()])] == [
+        str(other.pk)
+    ]
+    assert verify().differences == []
+
+
+def test_published_again__comes_back(make_product: Any, index: Any) -> None:
+    product = make_product(1)
+    for is_published in (True, False, True):
+        product.is_published = is_published
+        product.save()
+        index.drain()
+    assert entry(product).state == State.INDEXED
+    assert verify().differences == []
+
+
+def test_broken_image__is_partial_with_the_reason_and_others_go_on(make_product: Any, index: Any) -> None:
+    broken, fine, hopeless = make_product(1, images=2), make_product(2), make_product(3)
+    put_file(broken.images.last(), b"this is no picture")
+    Path(hopeless.images.get().image.path).unlink()
+    report = index.drain()
+    assert (report.indexed, report.partial, report.failed) == (1, 1, 1)
+    assert entry(broken).state == State.PARTIAL
+    assert "1-1" in entry(broken).error
+    assert entry(hopeless).state == State.FAILED
+    assert "missing" in entry(hopeless).error
+    assert entry(fine).state == State.INDEXED
+    assert verify().differences == []
+    assert verify().unreadable == 2
+
+
+def test_broken_image__is_tried_again_with_growing_waits_then_left(make_product: Any, index: Any) -> None:
+    product = make_product(1)
+    data = product.images.get().image.read()
+    put_file(product.images.get(), b"")
+    index.drain()
+    waits = []
+    for _ in range(2):
+        found = entry(product)
+        waits.append((found.attempts, round((found.next_attempt_at - timezone.now()).total_seconds(), -1)))
+        IndexEntry.objects.update(next_attempt_at=timezone.now() - datetime.timedelta(seconds=1))
+        assert index.sweep()["retried"] == 1
+    assert waits == [(1, 30), (2, 120)]
+    assert entry(product).next_attempt_at is None
+    assert index.sweep()["retried"] == 0
+    assert index.sweep()["found"] == 0
+    put_file(product.images.get(), data)
+    product.save()
+    index.drain()
+    assert entry(product).state == State.INDEXED
+    assert entry(product).attempts == 0
+
+
+def test_image_that_broke__is_not_found_any_more(make_product: Any, index: Any) -> None:
+    product = make_product(1)
+    index.drain()
+    image = product.images.get()
+    image.image = ContentFile(b"broken", name="broken.jpg")
+    image.save()
+    index.drain()
+    assert entry(product).state == State.FAILED
+    assert vectors(product) == {}
+
+
+def test_product_without_images__fails_once_with_the_reason(make_product: Any, index: Any) -> None:
+    product = make_product(1, images=0)
+    index.drain()
+    assert entry(product).state == State.FAILED
+    assert entry(product).error == "The product has no image."
+    assert entry(product).next_attempt_at is None
+    assert verify().differences == []
+
+
+def test_bulk_changes_without_signals__are_found_by_the_sweep(make_product: Any, index: Any) -> None:
+    changed, unpublished, gone = make_product(1), make_product(2), make_product(3)
+    index.drain()
+    Product.objects.filter(pk=changed.pk).update(price="99.00")
+    Product.objects.filter(pk=unpublished.pk).update(is_published=False)
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM example_shop_productimage WHERE product_id = %s", [gone.pk])
+        cursor.execute("DELETE FROM example_shop_product WHERE id = %s", [gone.pk])
+    fresh = Product(sku="n", slug="n", name="New", category=Category.objects.get(), price="1.00")
+    Product.objects.bulk_create([fresh])
+    assert {d.kind for d in verify().differences} >= {"content", "orphaned", "missing"}
+    assert index.sweep()["found"] == 4
+    assert verify().differences == []
+    assert index.sweep()["found"] == 0
+
+
+def test_sweep__goes_on_where_the_last_one_ended(make_product: Any, index: Any, settings: Any) -> None:
+    for seed in range(3):
+        make_product(seed + 1, images=0)
+    index.drain()
+    Product.objects.update(price="99.00")
+    sweeping.SLICE, slice_before = 1, sweeping.SLICE
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"SWEEP_SECONDS": 1e-9}
+    try:
+        assert [index.sweep()["found"] for _ in range(3)] == [1, 1, 1]
+    finally:
+        sweeping.SLICE = slice_before
+
+
+def test_tombstones__are_pruned_after_their_time_and_entries_with_them(make_product: Any, index: Any) -> None:
+    product = make_product(1)
+    index.drain()
+    product.delete()
+    index.drain()
+    assert index.sweep()["pruned"] == 0
+    Embedding.objects.update(written_at=timezone.now() - datetime.timedelta(days=8))
+    assert index.sweep()["pruned"] == 1
+    assert not Embedding.objects.exists()
+    assert not IndexEntry.objects.exists()
+    assert FeedState.objects.get().pruned_through == 2
+
+
+def test_worker_that_dies__costs_an_attempt_and_comes_back_alone(make_product: Any, index: Any) -> None:
+    products = [make_product(1), make_product(2), make_product(3)]
+    version = versions.ensure_active()
+    dead = claims.claim(version, limit=10)
+    assert dead is not None
+    assert len(dead.products) == 3
+    assert claims.claim(version, limit=10) is None  # leased
+    IndexEntry.objects.update(lease_until=timezone.now() - datetime.timedelta(seconds=1))
+    newcomer = make_product(4)
+    again = claims.claim(version, limit=10)
+    assert again is not None
+    assert set(again.products) == {str(newcomer.pk)}  # the innocent first
+    alone = claims.claim(version, limit=10)
+    assert alone is not None
+    assert len(alone.products) == 1
+    assert next(iter(alone.products.values())).attempts == 2
+    assert set(alone.products) <= {str(product.pk) for product in products}
+
+
+def test_product_that_kills_every_worker__is_given_up(make_product: Any, index: Any) -> None:
+    product = make_product(1)
+    version = versions.ensure_active()
+    for _ in range(3):
+        assert claims.claim(version, limit=10) is not None
+        IndexEntry.objects.update(lease_until=timezone.now() - datetime.timedelta(seconds=1))
+    assert claims.claim(version, limit=10) is None
+    assert entry(product).state == State.FAILED
+    assert "ended without a word 3 times" in entry(product).error
+    assert index.sweep()["found"] == 0  # no endless circle
+    product.save()
+    index.drain()
+    assert entry(product).state == State.INDEXED
+
+
+def test_lease_lost__the_slow_workers_result_is_dropped(make_product: Any, index: Any) -> None:
+    product = make_product(1)
+    version = versions.ensure_active()
+    slow = claims.claim(version, limit=10)
+    assert slow is not None
+    IndexEntry.objects.update(lease_until=timezone.now() - datetime.timedelta(seconds=1))
+    index.drain()
+    late = claims.Result(str(product.pk), State.REMOVED)
+    assert claims.finish(slow, [late], database="default") == []
+    assert entry(product).state == State.INDEXED
+
+
+def test_save_during_the_embedding__leaves_its_mark(make_product: Any, index: Any) -> None:
+    product = make_product(1)
+    version = versions.ensure_active()
+    claim = claims.claim(version, limit=10)
+    assert claim is not None
+    product.price = "77.00"
+    product.save()
+    indexing.index_claim(claim, encoder_for(version), report=indexing.DrainReport(), database="default")
+    assert IndexMark.objects.filter(model_label="example_shop.product").count() == 1
+    index.drain()
+    assert Embedding.objects.get().payload["price"] == 77.0
+
+
+def test_shop_code_that_raises__fails_that_product_alone(
+    make_product: Any, index: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = make_product(1, name="bad"), make_product(2)
+    from example_shop.catalog import ProductCatalog
+
+    class Trouble:
+        def __get__(self, product: Any, owner: Any = None) -> bool:
+            if product is not None and product.name == "bad":
+                raise ZeroDivisionError("by the shop")
+            return True
+
+    monkeypatch.setattr(Product, "in_stock", Trouble())
+    assert ProductCatalog.model is Product
+    index.drain()
+    assert entry(bad).state == State.FAILED
+    assert "by the shop" in entry(bad).error
+    assert entry(good).state == State.INDEXED
+
+
+def test_missing_checkpoint__fails_the_drain_and_loses_nothing(make_product: Any, index: Any, settings: Any) -> None:
+    make_product(1)
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"CHECKPOINT": "/nowhere/at/all"}
+    with pytest.raises(CheckpointMissing):
+        indexing.drain()
+    assert IndexMark.objects.exists()
+    assert not IndexVersion.objects.exists()
+
+
+def test_seq__grows_with_each_write_and_is_never_reused(make_product: Any, index: Any) -> None:
+    product = make_product(1, images=2)
+    index.drain()
+    first = list(Embedding.objects.order_by("seq").values_list("seq", flat=True))
+    assert first == [1, 2]
+    product.price = "2.00"
+    product.save()
+    index.drain()
+    assert sorted(Embedding.objects.values_list("seq", flat=True)) == [3, 4]
+
+
+def test_drain__runs_a_constant_number_of_queries_a_claim(make_product: Any, index: Any) -> None:
+    def queries(count: int, start: int) -> int:
+        for seed in range(start, start + count):
+            make_product(seed)
+        with CaptureQueriesContext(connection) as captured:
+            index.drain()
+        return len(captured)
+
+    queries(1, 1)  # the version is made
+    few, many = queries(2, 10), queries(20, 100)
+    assert many <= few + 2
+
+
+def test_vectors_of_float16_rows__are_unit_length() -> None:
+    row = Embedding(vector=np.array([3, 4, 0, 0], dtype="<f2").tobytes())
+    assert np.allclose(feed.vectors_of([row], 4), [[0.6, 0.8, 0, 0]])

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from typing import Any
+
+from django.apps import AppConfig
+from django.core.checks import Tags, register
+from django.db.models.signals import post_migrate
+
+
+class VisualSearchConfig(AppConfig):
+    name = "visual_search"
+    verbose_name = "Visual search"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from visual_search import checks, signals
+
+        register(checks.check_settings, "visual_search")
+        register(checks.check_catalog, Tags.models)
+        register(checks.check_queue, "visual_search")
+        register(checks.check_index, Tags.database)
+        signals.connect()
+        post_migrate.connect(_schedule_sweep, sender=self, dispatch_uid="visual_search.schedule")
+
+
+def _schedule_sweep(*, using: str, **kwargs: Any) -> None:
+    from visual_search.queue import schedule_sweep
+
+    schedule_sweep(using)

@@ -1,0 +1,158 @@
+"""The shop's adapter: what may be found, by which images, filtered how, and seen by whom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from django.core.signals import setting_changed
+from django.db import router
+from django.utils.module_loading import import_string
+
+from visual_search.conf import SETTING, get_settings
+from visual_search.exceptions import ConfigurationError
+from visual_search.filters import Boolean, Field, Keyword, Number
+
+if TYPE_CHECKING:
+    from django.db.models import Model, QuerySet
+    from django.db.models.fields.files import FieldFile
+    from django.http import HttpRequest
+
+    from visual_search.stores.base import FieldKind, PayloadValue
+
+__all__ = ["Boolean", "Catalog", "CatalogImage", "Keyword", "Number", "get_catalog"]
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogImage:
+    """One image of a product. key: stable within the product; identity: changes whenever the picture does."""
+
+    key: str
+    identity: str
+    is_main: bool
+    file: FieldFile
+
+
+class Catalog:
+    """Describe the shop's products to the search. Subclass it and name the class in VISUAL_SEARCH["CATALOG"]."""
+
+    model: ClassVar[type[Model]]
+    """The product model. Its primary key may be an integer, a UUID or a string."""
+    images: ClassVar[str]
+    """The name of an ImageField, or of a relation to rows that have one; the first row is the main image."""
+    text: ClassVar[str] = ""
+    """A format string over the product's attributes: its caption when a checkpoint is fine-tuned."""
+    filters: ClassVar[Mapping[str, Field]] = {}
+    """What shoppers may filter by. The relations named here are watched for changes."""
+    related: ClassVar[Iterable[str]] = ()
+    """Further relations from the product, dotted, whose rows change what its filters say."""
+
+    def queryset(self) -> QuerySet[Any]:
+        """Return the products that may be indexed; prefetch what images and filters read."""
+        return self.model._default_manager.all()
+
+    def visible_to(self, queryset: QuerySet[Any], request: HttpRequest | None) -> QuerySet[Any]:
+        """Return the part of `queryset` that this request may see. request is None outside the web."""
+        return queryset
+
+    def image_version(self, image: FieldFile) -> str:
+        """Return what, besides its storage name, tells one picture from another.
+
+        For storages that overwrite a file under the same name. It is called for every image that is looked
+        at, so read a column of the row (`image.instance`), not the storage.
+        """
+        return ""
+
+    def caption(self, product: Any) -> str:
+        """Return the product in words."""
+        return self.text.format_map(_Attributes(product)) if self.text else str(product)
+
+    def title(self, product: Any) -> str:
+        """Return what results call the product."""
+        return str(product)
+
+    def url(self, product: Any) -> str:
+        """Return the address of the product's page, or an empty string."""
+        get_absolute_url = getattr(product, "get_absolute_url", None)
+        return str(get_absolute_url()) if callable(get_absolute_url) else ""
+
+    def images_of(self, product: Any) -> list[CatalogImage]:
+        """Return the product's images, the main one first; rows without a file are passed over."""
+        source = getattr(product, self.images)
+        if hasattr(source, "all"):
+            name = self.image_field().name
+            files = [(str(row.pk), getattr(row, name)) for row in source.all()]
+        else:
+            files = [(self.images, source)]
+        return [
+            CatalogImage(
+                key, f"{file.name}@{version}" if (version := self.image_version(file)) else file.name, not at, file
+            )
+            for at, (key, file) in enumerate((key, file) for key, file in files if file)
+        ]
+
+    def payload(self, product: Any) -> dict[str, PayloadValue]:
+        """Return the values of the declared filters."""
+        return {name: field.read(product) for name, field in self.filters.items()}
+
+    def field_kinds(self) -> dict[str, FieldKind]:
+        """Return the kind of each declared filter, as stores want it."""
+        return {name: field.kind for name, field in self.filters.items()}
+
+    def image_field(self) -> Any:
+        """Return the ImageField (or FileField) that `images` leads to."""
+        from django.db.models import FileField
+
+        found = self.model._meta.get_field(self.images)
+        if isinstance(found, FileField):
+            return found
+        if found.related_model is None or isinstance(found.related_model, str):
+            raise ConfigurationError(
+                f"{type(self).__name__}.images = {self.images!r} is neither an image nor a relation."
+            )
+        for candidate in found.related_model._meta.get_fields():
+            if isinstance(candidate, FileField):
+                return candidate
+        raise ConfigurationError(f"{found.related_model.__name__} has no ImageField for {self.images!r}.")
+
+    @property
+    def database(self) -> str:
+        """The alias that holds products and index; the index reads and writes through it."""
+        return router.db_for_write(self.model)
+
+
+@cache
+def get_catalog() -> Catalog:
+    """Return the project's catalogue. Raises ConfigurationError if the setting is missing or wrong."""
+    path = get_settings().CATALOG
+    if not path:
+        raise ConfigurationError(
+            'VISUAL_SEARCH["CATALOG"] must name your Catalog class, "shop.catalog.ProductCatalog".'
+        )
+    try:
+        catalog = import_string(path)()
+    except ImportError as error:
+        raise ConfigurationError(f'VISUAL_SEARCH["CATALOG"] = {path!r} could not be imported: {error}') from error
+    if not isinstance(catalog, Catalog):
+        raise ConfigurationError(f"{path!r} is not a subclass of visual_search.catalog.Catalog.")
+    return catalog
+
+
+class _Attributes(dict[str, Any]):
+    """Let a format string read attributes by name: "{name}. {description}"."""
+
+    def __init__(self, product: Any) -> None:
+        self.product = product
+
+    def __missing__(self, name: str) -> Any:
+        return getattr(self.product, name)
+
+
+def _forget(*, setting: str, **kwargs: Any) -> None:
+    if setting == SETTING:
+        get_catalog.cache_clear()
+
+
+setting_changed.connect(_forget, dispatch_uid="visual_search.catalog")

@@ -1,0 +1,215 @@
+"""System checks: a wrong setting is named before it can break a save or a search."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from django.apps import apps
+from django.conf import settings as django_settings
+from django.core.checks import CheckMessage, Error, Warning
+from django.db import DatabaseError, connections, models
+from django.utils.module_loading import import_string
+
+from visual_search import conf, queue, relations, status
+from visual_search.catalog import Catalog, get_catalog
+from visual_search.exceptions import ConfigurationError
+from visual_search.filters import Field
+from visual_search.models import Embedding, IndexMark
+
+RESERVED_FILTERS = (
+    "q",
+    "text",
+    "limit",
+    "offset",
+    "photo",
+    "token",
+    "photo_weight",
+    "text_weight",
+    "score_threshold",
+    "format",
+)
+POSITIVE = (
+    "BATCH_SIZE", "DRAIN_SECONDS", "LEASE_SECONDS", "MAX_ATTEMPTS", "BACKOFF_SECONDS", "MARK_AGE_SECONDS",
+    "SWEEP_SECONDS", "TOMBSTONE_DAYS", "MAX_UPLOAD_BYTES", "MAX_PHOTO_PIXELS", "MAX_LIMIT", "MAX_TEXT_LENGTH",
+    "DEFAULT_LIMIT",
+)  # fmt: skip
+
+
+def check_settings(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
+    """VISUAL_SEARCH: its keys, its numbers, its store."""
+    written = getattr(django_settings, conf.SETTING, None)
+    if not isinstance(written, dict):
+        hint = 'VISUAL_SEARCH = {"CATALOG": "shop.catalog.ProductCatalog"}'
+        return [Error("The VISUAL_SEARCH setting is missing or not a dict.", hint=hint, id="visual_search.E001")]
+    return [*_unknown_keys(written), *_wrong_numbers(), *_wrong_store()]
+
+
+def _unknown_keys(written: dict[str, Any]) -> Iterator[CheckMessage]:
+    for key in written:
+        if key not in conf.known_keys():
+            near = difflib.get_close_matches(str(key).upper(), conf.known_keys(), n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Keys: {', '.join(conf.known_keys())}."
+            yield Error(f"VISUAL_SEARCH has no key {key!r}.", hint=hint, id="visual_search.E002")
+
+
+def _wrong_numbers() -> Iterator[CheckMessage]:
+    settings = conf.get_settings()
+    for key in POSITIVE:
+        value = getattr(settings, key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            yield Error(
+                f'VISUAL_SEARCH["{key}"] is {value!r}; a number above 0 was wanted.',
+                hint=f"The default is {getattr(conf.Settings(), key)!r}.",
+                id="visual_search.E003",
+            )
+
+
+def _wrong_store() -> Iterator[CheckMessage]:
+    store = conf.get_settings().STORE
+    hint = '{"BACKEND": "visual_search.stores.edge.EdgeStore", "OPTIONS": {}}'
+    if not isinstance(store, dict) or "BACKEND" not in store or set(store) - {"BACKEND", "OPTIONS"}:
+        yield Error(f'VISUAL_SEARCH["STORE"] is {store!r}.', hint=f"It looks like {hint}.", id="visual_search.E004")
+        return
+    try:
+        import_string(store["BACKEND"])
+    except ImportError as error:
+        yield Error(f'VISUAL_SEARCH["STORE"] can\'t be imported: {error}', hint=hint, id="visual_search.E004")
+
+
+def check_catalog(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
+    """The catalogue: importable, its model, images, filters and database."""
+    try:
+        catalog = get_catalog()
+    except ConfigurationError as error:
+        return [Error(str(error), id="visual_search.E010")]
+    return [*_wrong_model(catalog), *_wrong_filters(catalog), *_other_database(catalog)]
+
+
+def _wrong_model(catalog: Catalog) -> Iterator[CheckMessage]:
+    name = type(catalog).__name__
+    model = getattr(catalog, "model", None)
+    if not (isinstance(model, type) and issubclass(model, models.Model)):
+        yield Error(f"{name}.model is {model!r}; a model class was wanted.", id="visual_search.E011")
+        return
+    if model._meta.pk.__class__.__name__ == "CompositePrimaryKey":
+        yield Error(
+            f"{name}.model has a composite primary key.", hint="Index a model with one key.", id="visual_search.E012"
+        )
+    if not getattr(catalog, "images", ""):
+        yield Error(f"{name}.images is missing.", hint='images = "image"', id="visual_search.E013")
+        return
+    try:
+        catalog.image_field()
+        relations.relations()
+    except Exception as error:  # whatever is wrong with the catalogue, it is said here
+        yield Error(f"{name}.images = {catalog.images!r}: {error}", id="visual_search.E013")
+
+
+def _wrong_filters(catalog: Catalog) -> Iterator[CheckMessage]:
+    for name, field in catalog.filters.items():
+        if not isinstance(field, Field):
+            yield Error(
+                f"The filter {name!r} is {field!r}.",
+                hint='"category": Keyword("category.slug")',
+                id="visual_search.E014",
+            )
+        if name in RESERVED_FILTERS or name.startswith(("min_", "max_", "_")) or not name.isidentifier():
+            hint = f"Reserved: {', '.join(RESERVED_FILTERS)}, min_…, max_… and names with a leading underscore."
+            yield Error(f"A filter can't be called {name!r}.", hint=hint, id="visual_search.E015")
+
+
+def _other_database(catalog: Catalog) -> Iterator[CheckMessage]:
+    from django.db import router
+
+    if not isinstance(getattr(catalog, "model", None), type):
+        return
+    ours, theirs = router.db_for_write(IndexMark), catalog.database
+    if ours != theirs:
+        yield Error(
+            f"Products are written to {theirs!r}, the index to {ours!r}: a mark must commit with its product.",
+            hint=f"Let your database router send the app visual_search to {theirs!r}.",
+            id="visual_search.E016",
+        )
+
+
+def check_queue(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
+    """django-q2: installed, with a cluster of its own that does not retry for ever."""
+    if not apps.is_installed("django_q"):
+        hint = 'Install django-q2 and add "django_q" to INSTALLED_APPS; `reindex_products --here` needs no queue.'
+        return [Warning("django-q2 is not installed: nothing indexes products.", hint=hint, id="visual_search.W020")]
+    name = conf.get_settings().QUEUE_CLUSTER
+    own = getattr(django_settings, "Q_CLUSTER", {})
+    if name != own.get("name") and name not in own.get("ALT_CLUSTERS", {}):
+        return [
+            Error(
+                f'Q_CLUSTER has no cluster {name!r}, which VISUAL_SEARCH["QUEUE_CLUSTER"] names.',
+                hint=f'Add "ALT_CLUSTERS": {{"{name}": {{"workers": 1, "timeout": 120, "retry": 600, …}}}}.',
+                id="visual_search.E021",
+            )
+        ]
+    return list(_wrong_cluster(queue.cluster_settings()))
+
+
+def _wrong_cluster(cluster: dict[str, Any]) -> Iterator[CheckMessage]:
+    timeout, retry, drain = cluster.get("timeout"), cluster.get("retry", 60), conf.get_settings().DRAIN_SECONDS
+    if not timeout or timeout < 2 * drain:
+        hint = f"A drain works for {drain:g} s and then ends its last batch: set timeout to {2 * drain:g} or more."
+        yield Warning(f"The embedding cluster's timeout is {timeout!r}.", hint=hint, id="visual_search.W022")
+    elif retry < 3 * timeout:
+        hint = f"It counts from the moment a task is taken: set retry to {3 * timeout:g} or more."
+        yield Warning(f"The embedding cluster's retry is {retry!r}.", hint=hint, id="visual_search.W023")
+    if not cluster.get("ack_failures") or not cluster.get("max_attempts"):
+        hint = 'Set "max_attempts": 1 and "ack_failures": True; the sweep asks again for what is left.'
+        yield Warning("The embedding cluster retries failed tasks for ever.", hint=hint, id="visual_search.W024")
+
+
+def check_index(app_configs: Any = None, databases: Iterable[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """The index itself: does anybody work on it? Runs with `check --database default` and before migrations."""
+    try:
+        catalog = get_catalog()
+    except ConfigurationError:
+        return []
+    if databases is None or catalog.database not in databases:
+        return []
+    found = list(_sqlite_options(catalog.database))
+    with contextlib.suppress(DatabaseError):  # not migrated yet
+        found += [*_waiting_marks(), *_changed_filters(catalog)]
+    return found
+
+
+def _sqlite_options(database: str) -> Iterator[CheckMessage]:
+    connection = connections[database]
+    options = connection.settings_dict.get("OPTIONS", {})
+    if connection.vendor == "sqlite" and str(options.get("transaction_mode", "")).upper() != "IMMEDIATE":
+        yield Warning(
+            "SQLite is shared by web and worker without IMMEDIATE transactions: saves will fail as locked.",
+            hint='OPTIONS: "transaction_mode": "IMMEDIATE", "timeout": 20, "init_command": "PRAGMA journal_mode=WAL;"',
+            id="visual_search.W030",
+        )
+
+
+def _waiting_marks() -> Iterator[CheckMessage]:
+    now = status.read_status()
+    limit = conf.get_settings().MARK_AGE_SECONDS * 10
+    if now.problem:
+        yield Warning(now.problem, id="visual_search.W031")
+    if now.oldest_mark_seconds is not None and now.oldest_mark_seconds > limit and not now.in_work:
+        cluster = conf.get_settings().QUEUE_CLUSTER
+        yield Warning(
+            f"{now.marks} changes wait to be indexed, the oldest for {status.duration(now.oldest_mark_seconds)}.",
+            hint=f"Is the worker running? `manage.py qcluster -n {cluster}`",
+            id="visual_search.W032",
+        )
+
+
+def _changed_filters(catalog: Catalog) -> Iterator[CheckMessage]:
+    newest = Embedding.objects.using(catalog.database).filter(vector__isnull=False).order_by("-written_at").first()
+    if newest is not None and set(newest.payload) != set(catalog.filters):
+        yield Warning(
+            f"The catalogue declares the filters {sorted(catalog.filters)}, the index holds {sorted(newest.payload)}.",
+            hint="The sweep corrects this bit by bit; `manage.py reindex_products --payload` does it now.",
+            id="visual_search.W033",
+        )

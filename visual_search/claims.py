@@ -1,0 +1,244 @@
+"""The short transactions around the work: claim dirty products, renew, release, finish.
+
+None of them does I/O besides its own statements, and none is open while an image is read or embedded.
+"""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.db import connections, transaction
+from django.db.models import Exists, F, OuterRef, Q, QuerySet
+from django.db.models.functions import Now
+
+from visual_search import relations
+from visual_search.catalog import get_catalog
+from visual_search.conf import get_settings
+from visual_search.models import Embedding, FeedState, IndexEntry, IndexMark, IndexVersion, first_row, product_label
+
+MARKS_PER_CLAIM = 5_000  # more marks of the same products are left to the next claim
+WINDOW = 4  # marks looked at for each product wanted; one product may have several
+
+State = IndexEntry.State
+
+
+@dataclass(slots=True)
+class ClaimedProduct:
+    """A dirty product that this process alone may index for now."""
+
+    key: str
+    attempts: int
+    is_forced: bool
+    mark_ids: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Claim:
+    version: IndexVersion
+    token: uuid.UUID
+    products: dict[str, ClaimedProduct]
+
+
+@dataclass(slots=True)
+class Result:
+    """What became of one product. rows: embeddings to write; their seq is given by `finish`."""
+
+    key: str
+    state: str
+    content_digest: str = ""
+    errors: list[str] = field(default_factory=list)
+    rows: list[Embedding] = field(default_factory=list)
+    may_retry: bool = True
+
+
+def expand_related_marks(database: str) -> int:
+    """Turn marks of related rows (a brand, a category) into marks of their products. Return how many."""
+    label = product_label(get_catalog().model)
+    expanded = 0
+    marks = IndexMark.objects.using(database)
+    while page := list(marks.exclude(model_label=label).order_by("pk")[:100]):
+        keys: dict[str, list[str]] = defaultdict(list)
+        for mark in page:
+            keys[mark.model_label].append(mark.key)
+        for related_label, related_keys in keys.items():
+            products = relations.affected_products(related_label, list(dict.fromkeys(related_keys)), database=database)
+            for some in relations.in_slices(products):
+                marks.bulk_create([IndexMark(model_label=label, key=key) for key in some])
+                expanded += len(some)
+        # Last: a worker that is killed before leaves the marks, and expanding them twice does no harm.
+        marks.filter(pk__in=[mark.pk for mark in page]).delete()
+    return expanded
+
+
+def claim(version: IndexVersion, *, limit: int) -> Claim | None:
+    """Take up to `limit` dirty products that nobody else works on; None if there are none.
+
+    A product whose last worker died comes alone, after the others, so that it cannot sink them again; after
+    MAX_ATTEMPTS deaths it is given up as failed.
+    """
+    database = version._state.db or get_catalog().database
+    token = uuid.uuid4()
+    while True:
+        with transaction.atomic(using=database):
+            entries = _free_dirty_entries(version, database, limit)
+            if not entries:
+                return None
+            dead = [entry for entry in entries if entry.claim_token is not None]
+            hopeless = [entry for entry in dead if entry.attempts >= get_settings().MAX_ATTEMPTS]
+            if hopeless:
+                _give_up(hopeless, database)
+                continue
+            chosen = [entry for entry in entries if entry.claim_token is None][:limit] or dead[:1]
+            return Claim(version, token, _take(chosen, token, database))
+
+
+def _free_dirty_entries(version: IndexVersion, database: str, limit: int) -> list[IndexEntry]:
+    """Return locked entries of products that have marks and no living lease, the oldest marks first."""
+    entries = IndexEntry.objects.using(database).filter(version=version)
+    leased = entries.filter(key=OuterRef("key"), lease_until__gt=Now())
+    marks = IndexMark.objects.using(database).filter(model_label=product_label(get_catalog().model))
+    keys = list(
+        dict.fromkeys(marks.filter(~Exists(leased)).order_by("pk").values_list("key", flat=True)[: limit * WINDOW])
+    )
+    if not keys:
+        return []
+    known = set(entries.filter(key__in=keys).values_list("key", flat=True))
+    missing = [IndexEntry(version=version, key=key) for key in keys if key not in known]
+    entries.bulk_create(missing, ignore_conflicts=True)
+    free = entries.filter(Q(lease_until=None) | Q(lease_until__lte=Now()), key__in=keys)
+    if connections[database].features.has_select_for_update_skip_locked:
+        free = free.select_for_update(skip_locked=True)
+    place = {key: at for at, key in enumerate(keys)}
+    # Locked in key order, as `finish` locks: two workers never wait for each other in a circle.
+    return sorted(free.order_by("key"), key=lambda entry: place[entry.key])
+
+
+def _take(chosen: list[IndexEntry], token: uuid.UUID, database: str) -> dict[str, ClaimedProduct]:
+    label = product_label(get_catalog().model)
+    keys = [entry.key for entry in chosen]
+    marks = IndexMark.objects.using(database).filter(model_label=label, key__in=keys).order_by("pk")
+    ids: dict[str, list[int]] = defaultdict(list)
+    kinds: dict[str, set[str]] = defaultdict(set)
+    for pk, key, kind in marks.values_list("pk", "key", "kind")[:MARKS_PER_CLAIM]:
+        ids[key].append(pk)
+        kinds[key].add(kind)
+    by_attempts: dict[int, list[IndexEntry]] = defaultdict(list)
+    for entry in chosen:
+        # Counted before the work: a worker that is killed must still cost an attempt. A new change starts at 1.
+        goes_on = entry.claim_token is not None or kinds[entry.key] == {IndexMark.Kind.RETRY}
+        by_attempts[entry.attempts + 1 if goes_on else 1].append(entry)
+    for attempts, group in by_attempts.items():
+        IndexEntry.objects.using(database).filter(pk__in=[entry.pk for entry in group]).update(
+            claim_token=token, lease_until=_lease_end(), attempts=attempts, next_attempt_at=None
+        )
+    return {
+        entry.key: ClaimedProduct(entry.key, attempts, IndexMark.Kind.FORCED in kinds[entry.key], ids[entry.key])
+        for attempts, group in by_attempts.items()
+        for entry in group
+    }
+
+
+def _give_up(entries: list[IndexEntry], database: str) -> None:
+    label = product_label(get_catalog().model)
+    IndexMark.objects.using(database).filter(model_label=label, key__in=[entry.key for entry in entries]).delete()
+    for entry in entries:
+        message = f"The worker ended without a word {entry.attempts} times while it embedded this product."
+        IndexEntry.objects.using(database).filter(pk=entry.pk).update(
+            state=State.FAILED, error=message, claim_token=None, lease_until=None, attempts=0, next_attempt_at=None
+        )
+
+
+def renew(claim: Claim, database: str) -> None:
+    """Keep the lease alive; called before each batch."""
+    _held(claim, database).update(lease_until=_lease_end())
+
+
+def release(claim: Claim, database: str) -> None:
+    """Give unfinished products back without costing them an attempt: the trouble was not theirs."""
+    _held(claim, database).filter(attempts__gt=0).update(claim_token=None, lease_until=None, attempts=F("attempts") - 1)
+
+
+def abandon(claim: Claim, database: str) -> None:
+    """Let the lease end now, as if the worker had died: each product is tried alone next time."""
+    _held(claim, database).update(lease_until=Now())
+
+
+def _held(claim: Claim, database: str) -> QuerySet[IndexEntry]:
+    return IndexEntry.objects.using(database).filter(version=claim.version, claim_token=claim.token)
+
+
+def finish(claim: Claim, results: Iterable[Result], *, database: str) -> list[Result]:
+    """Commit results in one short transaction and return those that were still ours.
+
+    A product whose lease was lost is left to its new owner: nothing of it is written and its marks stay.
+    """
+    wanted = {result.key: result for result in results}
+    with transaction.atomic(using=database):
+        locked = _held(claim, database).filter(key__in=list(wanted)).order_by("key").select_for_update()
+        entries = list(locked)
+        ours = [wanted[entry.key] for entry in entries]
+        mark_ids = [pk for result in ours for pk in claim.products[result.key].mark_ids]
+        for some in _slices(mark_ids, 1000):
+            IndexMark.objects.using(database).filter(pk__in=some).delete()
+        for entry in entries:
+            _write_result(entry, wanted[entry.key])
+        IndexEntry.objects.using(database).bulk_update(entries, _ENTRY_FIELDS)
+        rows = [row for result in ours for row in result.rows]
+        if rows:
+            _write_rows(rows, database)
+    return ours
+
+
+_ENTRY_FIELDS = [
+    "state", "content_digest", "error", "indexed_at", "claim_token", "lease_until", "attempts", "next_attempt_at",
+]  # fmt: skip
+
+
+def _write_result(entry: IndexEntry, result: Result) -> None:
+    settings = get_settings()
+    now = datetime.datetime.now(datetime.UTC)
+    entry.state, entry.content_digest, entry.error = result.state, result.content_digest, "\n".join(result.errors)
+    entry.claim_token = entry.lease_until = entry.next_attempt_at = None
+    if result.state in (State.INDEXED, State.PARTIAL):
+        entry.indexed_at = now
+    tries_again = bool(result.errors) and result.may_retry and entry.attempts < settings.MAX_ATTEMPTS
+    if tries_again:
+        wait = settings.BACKOFF_SECONDS * 4 ** (entry.attempts - 1)
+        entry.next_attempt_at = now + datetime.timedelta(seconds=wait)
+    elif not result.errors:
+        entry.attempts = 0
+
+
+def _write_rows(rows: list[Embedding], database: str) -> None:
+    """Give the rows their seq and write them.
+
+    The FeedState row is locked from here to the commit, so seq follows the order of commits and a reader
+    that has seen a seq will never meet a smaller one.
+    """
+    first_row(FeedState, database)
+    FeedState.objects.using(database).filter(pk=1).update(last_seq=F("last_seq") + len(rows))
+    last = FeedState.objects.using(database).values_list("last_seq", flat=True).get(pk=1)
+    for seq, row in enumerate(rows, start=last - len(rows) + 1):
+        row.seq = seq
+    updated: list[str] = [name for name in _EMBEDDING_FIELDS if name != "id"]
+    Embedding.objects.using(database).bulk_create(
+        rows, update_conflicts=True, unique_fields=["id"], update_fields=updated
+    )
+
+
+_EMBEDDING_FIELDS = [
+    "product_key", "image_key", "image_identity", "digest", "is_main", "vector", "payload", "seq", "written_at",
+]  # fmt: skip
+
+
+def _lease_end() -> Any:
+    return Now() + datetime.timedelta(seconds=get_settings().LEASE_SECONDS)
+
+
+def _slices(items: list[int], size: int) -> Iterator[list[int]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

@@ -1,0 +1,86 @@
+"""The encoder and the stores of this process: made when first needed, never before a fork, once each."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from django.core.signals import setting_changed
+from django.utils.module_loading import import_string
+
+from visual_search.catalog import get_catalog
+from visual_search.conf import SETTING, get_settings
+from visual_search.exceptions import ConfigurationError, IndexOutdated
+from visual_search.models import IndexVersion
+
+if TYPE_CHECKING:
+    from visual_search.encoders import TransformersEncoder
+    from visual_search.stores.base import VectorStore
+
+_lock = threading.RLock()
+_encoders: dict[tuple[object, ...], TransformersEncoder] = {}
+_stores: dict[tuple[int, int], VectorStore] = {}
+
+
+def get_encoder(checkpoint: str) -> TransformersEncoder:
+    """Return this process's encoder for a checkpoint. Nothing is loaded before its first use."""
+    from visual_search.encoders import TransformersEncoder
+
+    settings = get_settings()
+    with _lock:
+        options = {"device": settings.DEVICE, "batch_size": settings.BATCH_SIZE, "threads": settings.ENCODER_THREADS}
+        key = (os.getpid(), checkpoint, *options.values())
+        if key not in _encoders:
+            _encoders[key] = TransformersEncoder(checkpoint, **options)  # type: ignore[arg-type]
+        return _encoders[key]
+
+
+def encoder_for(version: IndexVersion) -> TransformersEncoder:
+    """Return the encoder that made the version's embeddings.
+
+    Raises IndexOutdated if this machine's weights or preprocessing under that name are others.
+    """
+    encoder = get_encoder(version.checkpoint)
+    if encoder.fingerprint != version.fingerprint:
+        raise IndexOutdated(
+            f"The index was made with {version.checkpoint!r}, fingerprint {version.fingerprint!r}; here it is "
+            f"{encoder.fingerprint!r}. Put the old checkpoint back, or start over with `manage.py reset_index`."
+        )
+    return encoder
+
+
+def store_for(version: IndexVersion) -> VectorStore:
+    """Return this process's store of a version. Opens nothing by itself. Raises ConfigurationError."""
+    with _lock:
+        key = (os.getpid(), version.pk)
+        if key not in _stores:
+            settings = get_settings()
+            try:
+                backend = import_string(settings.STORE["BACKEND"])
+                _stores[key] = backend(
+                    name=f"{settings.COLLECTION}_v{version.pk}",
+                    dim=version.dim,
+                    fields=get_catalog().field_kinds(),
+                    **settings.STORE.get("OPTIONS", {}),
+                )
+            except (ImportError, KeyError, TypeError) as error:
+                raise ConfigurationError(f'VISUAL_SEARCH["STORE"] can\'t be used: {error}') from error
+        return _stores[key]
+
+
+def close_stores() -> None:
+    """Close this process's stores; the next query opens and fills them again."""
+    with _lock:
+        for (pid, _), store in list(_stores.items()):
+            if pid == os.getpid():
+                store.close()
+        _stores.clear()
+
+
+def _forget(*, setting: str, **kwargs: object) -> None:
+    if setting == SETTING:
+        close_stores()
+
+
+setting_changed.connect(_forget, dispatch_uid="visual_search.components")

@@ -1,0 +1,97 @@
+"""The VISUAL_SEARCH setting: every key with its default, unit and reason.
+
+Read a value as `get_settings().LEASE_SECONDS`. The object is made once and again whenever Django's
+`setting_changed` says so, so `override_settings` works in tests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from functools import cache
+from typing import Any
+
+from django.conf import settings as django_settings
+from django.core.signals import setting_changed
+
+SETTING = "VISUAL_SEARCH"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    CATALOG: str = ""
+    """Dotted path of the shop's Catalog class. Required."""
+
+    # Encoder
+    CHECKPOINT: str = "openai/clip-vit-large-patch14"
+    """Hub name or folder of the first index version's dual encoder."""
+    DEVICE: str = "auto"
+    """`auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, `mps`."""
+    BATCH_SIZE: int = 32
+    """Images embedded at once. More gains little on one GPU and costs memory."""
+    ENCODER_THREADS: int | None = None
+    """CPU threads of one encoder. None leaves torch's default; with several processes use cores / processes."""
+
+    # Store
+    STORE: dict[str, Any] = field(
+        default_factory=lambda: {"BACKEND": "visual_search.stores.edge.EdgeStore", "OPTIONS": {}}
+    )
+    """`{"BACKEND": dotted path, "OPTIONS": {…}}`, as Django's own backends are declared."""
+    COLLECTION: str = "visual_search"
+    """Prefix of collection names; two shops on one server need two."""
+
+    # Queue
+    QUEUE_CLUSTER: str = "embedding"
+    """The django-q2 cluster that embeds: `manage.py qcluster -n embedding`."""
+    DRAIN_SECONDS: float = 60
+    """A drain ends after this time and asks for another: half of the task's timeout, which can't stop a C call."""
+    LEASE_SECONDS: float = 300
+    """A claim not renewed for this long is free again. Renewed each batch; far above the time of one batch."""
+    MAX_ATTEMPTS: int = 3
+    """How often a product is tried before it stays failed until it changes or is reindexed."""
+    BACKOFF_SECONDS: float = 30
+    """The wait before the second attempt; each later one is four times longer."""
+    MARK_AGE_SECONDS: float = 30
+    """The sweep asks for a drain when a mark waits longer; a check warns at ten times this age."""
+    SWEEP_SECONDS: float = 5
+    """How long one sweep, each minute, compares products with the index; the next one goes on from there."""
+    TOMBSTONE_DAYS: float = 7
+    """How long deletions are kept for stores that lag; one that lags more is refilled."""
+
+    # What a shopper may send
+    MAX_UPLOAD_BYTES: int = 20 * 1024 * 1024
+    MAX_PHOTO_PIXELS: int = 50_000_000
+    """Above the largest common phone camera mode (48 megapixels)."""
+    MAX_LIMIT: int = 100
+    MAX_OFFSET: int = 1_000
+    MAX_TEXT_LENGTH: int = 500
+    """Characters; encoders read 64 to 128 tokens."""
+    DEFAULT_LIMIT: int = 24
+    """Fills rows of 2, 3, 4 and 6."""
+
+    # Search
+    SCORE_THRESHOLD: float | None = None
+    """Cosine below which a product is not shown. Off: it differs by checkpoint and catalogue and must be calibrated."""
+
+
+@cache
+def get_settings() -> Settings:
+    """Return the project's settings; unknown keys are left to the system check."""
+    return Settings(**{key: value for key, value in user_settings().items() if key in known_keys()})
+
+
+def user_settings() -> dict[str, Any]:
+    """Return VISUAL_SEARCH as the project wrote it."""
+    value = getattr(django_settings, SETTING, {})
+    return value if isinstance(value, dict) else {}
+
+
+def known_keys() -> tuple[str, ...]:
+    return tuple(item.name for item in fields(Settings))
+
+
+def _forget(*, setting: str, **kwargs: Any) -> None:
+    if setting == SETTING:
+        get_settings.cache_clear()
+
+
+setting_changed.connect(_forget, dispatch_uid="visual_search.conf")

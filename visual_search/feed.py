@@ -1,0 +1,121 @@
+"""The only way points reach a store: rows of the Embedding table, in the order of their commits."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from visual_search.catalog import get_catalog
+from visual_search.components import store_for
+from visual_search.exceptions import Unavailable
+from visual_search.models import Embedding, FeedState, IndexVersion, first_row
+from visual_search.stores.base import Point, Position, VectorStore
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+PAGE = 1000  # rows read and written at once: 2 to 4 MB of vectors
+_locks: WeakKeyDictionary[VectorStore, threading.Lock] = WeakKeyDictionary()
+_locks_lock = threading.Lock()
+
+
+def catch_up(version: IndexVersion, store: VectorStore) -> int:
+    """Bring the store up to date and return how many rows were fed.
+
+    A store without a position, of another epoch, ahead of the table (a restored database) or so far behind
+    that tombstones were pruned since, is emptied and fed from the start. While one thread of a process feeds,
+    the others query what is there; only an empty store makes them wait.
+    """
+    state = first_state()
+    position = store.position()
+    if position is not None and position == Position(str(state.epoch), state.last_seq):
+        return 0
+    lock = _lock_of(store)
+    if not lock.acquire(blocking=position is None):
+        return 0
+    try:
+        return _feed(version, store, first_state())
+    finally:
+        lock.release()
+
+
+def feed_shared_store(version: IndexVersion) -> None:
+    """Feed the store that all processes share; one that does not answer is fed by a later sweep."""
+    store = store_for(version)
+    if not store.is_shared:
+        return
+    try:
+        catch_up(version, store)
+    except Unavailable as error:
+        logger.warning("The store could not be fed: %s", error)
+
+
+def _feed(version: IndexVersion, store: VectorStore, state: FeedState) -> int:
+    started = time.perf_counter()
+    position = store.position()
+    epoch = str(state.epoch)
+    must_start_over = (
+        position is None or position.epoch != epoch or not state.pruned_through <= position.seq <= state.last_seq
+    )
+    store.ensure()
+    if must_start_over:
+        store.reset()
+    after = 0 if must_start_over or position is None else position.seq
+    fed = 0
+    for rows in _pages(version, after=after, through=state.last_seq):
+        alive = [row for row in rows if row.vector is not None]
+        # From the start there is nothing to delete; later, deleting first frees ids that come back.
+        if not must_start_over and len(alive) < len(rows):
+            store.delete([str(row.id) for row in rows if row.vector is None])
+        if alive:
+            store.upsert(points_of(alive, version.dim))
+        fed += len(rows)
+        store.set_position(Position(epoch, rows[-1].seq))
+    store.set_position(Position(epoch, state.last_seq))
+    if must_start_over or fed >= PAGE:
+        logger.info("Fed %d rows to the store of version %s in %.1f s", fed, version.pk, time.perf_counter() - started)
+    return fed
+
+
+def _pages(version: IndexVersion, *, after: int, through: int) -> Iterator[list[Embedding]]:
+    rows = Embedding.objects.using(get_catalog().database).filter(version=version, seq__lte=through).order_by("seq")
+    while page := list(rows.filter(seq__gt=after)[:PAGE]):
+        yield page
+        after = page[-1].seq
+
+
+def points_of(rows: list[Embedding], dim: int) -> list[Point]:
+    """Return the rows as points with unit float32 vectors."""
+    vectors = vectors_of(rows, dim)
+    return [
+        Point(str(row.id), vector, row.product_key, row.image_key, row.is_main, row.seq, row.payload)
+        for row, vector in zip(rows, vectors, strict=True)
+    ]
+
+
+def vectors_of(rows: list[Embedding], dim: int) -> NDArray[np.float32]:
+    """Return float32 (n, dim), unit length: float16 loses a little of it."""
+    import numpy as np
+
+    joined = b"".join(bytes(row.vector or b"") for row in rows)
+    vectors = np.frombuffer(joined, dtype="<f2").reshape(len(rows), dim).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def first_state() -> FeedState:
+    """Return the feed's state: one look-up by primary key."""
+    database = get_catalog().database
+    state = FeedState.objects.using(database).filter(pk=1).first()
+    return state or first_row(FeedState, database)
+
+
+def _lock_of(store: VectorStore) -> threading.Lock:
+    with _locks_lock:
+        return _locks.setdefault(store, threading.Lock())

@@ -1,0 +1,141 @@
+"""Declared filters: how a product's value gets into the payload, and a request's value into a condition."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from visual_search.exceptions import InvalidFilter
+from visual_search.stores.base import FieldKind, Filters, PayloadValue, Range
+
+if TYPE_CHECKING:
+    from django.db.models import Model
+
+MAX_VALUE_LENGTH = 200  # characters of one filter value; longer ones are attacks, not categories
+MAX_VALUES = 50  # values of one filter in one request
+TRUE, FALSE = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A filter that shoppers may use. path: dotted, from the product; a step may lead to many rows."""
+
+    path: str
+    kind: ClassVar[FieldKind]
+
+    def read(self, product: Model) -> PayloadValue:
+        """Return the product's value as it stands in the payload; None where it has none."""
+        values = [self.to_payload(value) for value in follow(product, self.path.split(".")) if value is not None]
+        unique = list(dict.fromkeys(values))
+        return unique if len(unique) > 1 else (unique[0] if unique else None)  # type: ignore[return-value]
+
+    def to_payload(self, value: Any) -> str | float | bool:
+        raise NotImplementedError
+
+
+class Keyword(Field):
+    """Exact values, such as a slug; a request may name several, any of which will do."""
+
+    kind = "keyword"
+
+    def to_payload(self, value: Any) -> str:
+        return str(value)
+
+
+class Number(Field):
+    """A number; requests say min_<name> and max_<name>. Decimals become floats."""
+
+    kind = "number"
+
+    def to_payload(self, value: Any) -> float:
+        return float(value)
+
+
+class Boolean(Field):
+    """True or false."""
+
+    kind = "boolean"
+
+    def to_payload(self, value: Any) -> bool:
+        return bool(value)
+
+
+def follow(row: Any, steps: list[str]) -> Iterable[Any]:
+    """Yield the values at the end of a dotted path: attributes, methods without arguments, relations."""
+    if row is None:
+        return
+    if not steps:
+        yield row
+        return
+    value = getattr(row, steps[0], None)
+    if hasattr(value, "all"):
+        for related in value.all():
+            yield from follow(related, steps[1:])
+    else:
+        yield from follow(value() if callable(value) else value, steps[1:])
+
+
+def parse_filters(declared: Mapping[str, Field], values: Mapping[str, list[str]]) -> Filters:
+    """Return the conditions that a request asks for.
+
+    values: request names with all their values, the reserved ones already taken out. Empty values mean
+    "any", as an HTML form sends them. Raises InvalidFilter naming what is allowed.
+    """
+    any_of: dict[str, tuple[str | bool, ...]] = {}
+    bounds: dict[str, dict[str, float]] = {}
+    for key, raw in values.items():
+        given = [value for value in raw if value.strip()]
+        if not given:
+            continue
+        side, _, rest = key.partition("_")
+        if side in ("min", "max") and isinstance(declared.get(rest), Number):
+            bounds.setdefault(rest, {})[side] = _parse_number(key, given)
+        elif isinstance(declared.get(key), Keyword):
+            any_of[key] = _parse_keywords(key, given)
+        elif isinstance(declared.get(key), Boolean):
+            any_of[key] = tuple(dict.fromkeys(_parse_boolean(key, value) for value in given))
+        else:
+            raise InvalidFilter(f"There is no filter {_short(key)}. Filters: {', '.join(parameter_names(declared))}.")
+    ranges = {name: Range(sides.get("min"), sides.get("max")) for name, sides in bounds.items()}
+    for name, wanted in ranges.items():
+        if wanted.minimum is not None and wanted.maximum is not None and wanted.minimum > wanted.maximum:
+            raise InvalidFilter(f"min_{name} is above max_{name}.")
+    return Filters(any_of=any_of, ranges=ranges)
+
+
+def parameter_names(declared: Mapping[str, Field]) -> list[str]:
+    """Return the request parameters of the declared filters, in their order."""
+    names: list[str] = []
+    for name, field in declared.items():
+        names += [f"min_{name}", f"max_{name}"] if isinstance(field, Number) else [name]
+    return names
+
+
+def _parse_keywords(key: str, given: list[str]) -> tuple[str, ...]:
+    if len(given) > MAX_VALUES or any(len(value) > MAX_VALUE_LENGTH or "\0" in value for value in given):
+        raise InvalidFilter(f"{key} takes up to {MAX_VALUES} values of up to {MAX_VALUE_LENGTH} characters.")
+    return tuple(dict.fromkeys(given))
+
+
+def _parse_number(key: str, given: list[str]) -> float:
+    try:
+        number = float(Decimal(given[-1].strip()))
+    except (ArithmeticError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise InvalidFilter(f"{key} must be a number such as 12.50, not {_short(given[-1])}.")
+    return number
+
+
+def _parse_boolean(key: str, value: str) -> bool:
+    word = value.strip().lower()
+    if word not in TRUE | FALSE:
+        raise InvalidFilter(f"{key} must be true or false, not {_short(value)}.")
+    return word in TRUE
+
+
+def _short(value: str) -> str:
+    return repr(value if len(value) <= 40 else value[:40] + "…")

@@ -1,0 +1,304 @@
+"""The drain: dirty products in, embeddings out.
+
+claim → read through the catalogue → plan what changed → decode in threads while the encoder embeds the
+batch before → finish. A product that can't be indexed says why in its entry; the others go on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from django.db.models.functions import Now
+
+from visual_search import claims, feed, versions
+from visual_search.catalog import Catalog, CatalogImage, get_catalog
+from visual_search.claims import Claim, ClaimedProduct, Result
+from visual_search.components import encoder_for
+from visual_search.conf import get_settings
+from visual_search.exceptions import ConfigurationError, ImageUnreadable, Unavailable
+from visual_search.images import content_digest, open_product_image
+from visual_search.models import Embedding, IndexEntry, IndexMark, IndexVersion, point_id
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from visual_search.encoders import TransformersEncoder
+    from visual_search.stores.base import PayloadValue
+
+logger = logging.getLogger(__name__)
+
+DECODE_THREADS = min(8, os.cpu_count() or 1)
+CLAIM_BATCHES = 2  # batches' worth of products in one claim: while one is embedded the next is decoded
+State = IndexEntry.State
+
+
+@dataclass(slots=True)
+class DrainReport:
+    """What one drain did. embedded: images; is_unfinished: dirty products are left that could be worked on."""
+
+    indexed: int = 0
+    partial: int = 0
+    failed: int = 0
+    removed: int = 0
+    embedded: int = 0
+    is_unfinished: bool = False
+
+    def counts(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in ("indexed", "partial", "failed", "removed", "embedded")}
+
+
+@dataclass(slots=True)
+class ImageJob:
+    """An image that must be read, and perhaps embedded, for a plan."""
+
+    plan: Plan
+    image: CatalogImage
+    row: Embedding
+    is_forced: bool
+
+
+@dataclass(slots=True)
+class Plan:
+    """What must be done for one product, and what came of it so far."""
+
+    result: Result
+    payload: dict[str, PayloadValue] = field(default_factory=dict)
+    good_images: int = 0
+    jobs: list[ImageJob] = field(default_factory=list)
+
+
+def drain(*, seconds: float | None = None, progress: Callable[[Result], object] | None = None) -> DrainReport:
+    """Index dirty products until none is left or the time is over.
+
+    seconds: DRAIN_SECONDS if None. progress: called with each product's result after its commit.
+    Raises CheckpointMissing, IndexOutdated or another ConfigurationError before anything is lost.
+    """
+    database = get_catalog().database
+    deadline = time.monotonic() + (get_settings().DRAIN_SECONDS if seconds is None else seconds)
+    report = DrainReport()
+    claims.expand_related_marks(database)
+    if not IndexMark.objects.using(database).exists():
+        return report
+    version = versions.ensure_active()
+    encoder = encoder_for(version)
+    while claim := claims.claim(version, limit=get_settings().BATCH_SIZE * CLAIM_BATCHES):
+        for result in index_claim(claim, encoder, report=report, database=database):
+            setattr(report, result.state, getattr(report, result.state) + 1)
+            if progress is not None:
+                progress(result)
+        feed.feed_shared_store(version)
+        if time.monotonic() >= deadline:
+            report.is_unfinished = IndexMark.objects.using(database).exists()
+            break
+        claims.expand_related_marks(database)
+    return report
+
+
+def index_claim(claim: Claim, encoder: TransformersEncoder, *, report: DrainReport, database: str) -> list[Result]:
+    """Index the claimed products and return the results that were committed."""
+    try:
+        plans = list(make_plans(claim, database=database))
+        embed_plans(plans, encoder, report, before_batch=lambda: claims.renew(claim, database))
+        for plan in plans:
+            _conclude(plan)
+        return claims.finish(claim, [plan.result for plan in plans], database=database)
+    except (ConfigurationError, Unavailable):
+        claims.release(claim, database)
+        raise
+    except Exception:
+        claims.abandon(claim, database)
+        raise
+
+
+# What has to be done
+
+
+def make_plans(claim: Claim, *, database: str) -> Iterator[Plan]:
+    """Compare the claimed products with their stored embeddings; one plan a product."""
+    catalog = get_catalog()
+    keys = list(claim.products)
+    products = {str(product.pk): product for product in catalog.queryset().using(database).filter(pk__in=keys)}
+    stored: dict[str, list[Embedding]] = {}
+    for row in Embedding.objects.using(database).filter(version=claim.version, product_key__in=keys):
+        stored.setdefault(row.product_key, []).append(row)
+    for claimed in claim.products.values():
+        product, rows = products.get(claimed.key), stored.get(claimed.key, [])
+        if product is None:
+            yield Plan(Result(claimed.key, State.REMOVED, rows=[_tombstone(row) for row in rows if row.vector]))
+            continue
+        try:
+            yield make_plan(catalog, product, claimed, claim.version, rows)
+        except Exception as error:  # the shop's own code: one product's trouble must not stop the others
+            logger.exception("Product %s can't be read through the catalogue", claimed.key)
+            yield Plan(Result(claimed.key, State.FAILED, errors=[f"{type(error).__name__}: {error}"]))
+
+
+def make_plan(
+    catalog: Catalog, product: Any, claimed: ClaimedProduct, version: IndexVersion, rows: list[Embedding]
+) -> Plan:
+    """Return what changed of one product: rows to rewrite or bury, images to read."""
+    payload, images = catalog.payload(product), catalog.images_of(product)
+    plan = Plan(Result(claimed.key, State.INDEXED, digest_of(payload, images)), payload)
+    by_image = {row.image_key: row for row in rows}
+    for image in images:
+        row = by_image.pop(image.key, None)
+        is_fresh = row is not None and row.vector is not None and row.image_identity == image.identity
+        if row is None or not is_fresh or claimed.is_forced:
+            row = row or Embedding(id=point_id(version.pk, claimed.key, image.key), version=version)
+            row.product_key, row.image_key = claimed.key, image.key
+            plan.jobs.append(ImageJob(plan, image, row, claimed.is_forced))
+        else:
+            plan.good_images += 1
+            if row.payload != payload or row.is_main != image.is_main:
+                plan.result.rows.append(_rewritten(row, image, payload))
+    plan.result.rows += [_tombstone(row) for row in by_image.values() if row.vector]
+    if not images:
+        plan.result.errors, plan.result.may_retry = ["The product has no image."], False
+    return plan
+
+
+def digest_of(payload: dict[str, PayloadValue], images: Iterable[CatalogImage]) -> str:
+    """Return what tells whether the index must hear of a product: its payload and its images' identities."""
+    content = [payload, [(image.key, image.identity, image.is_main) for image in images]]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def _rewritten(row: Embedding, image: CatalogImage, payload: dict[str, PayloadValue]) -> Embedding:
+    row.image_identity, row.is_main, row.payload, row.written_at = image.identity, image.is_main, payload, Now()
+    return row
+
+
+def _tombstone(row: Embedding) -> Embedding:
+    row.vector, row.written_at = None, Now()
+    return row
+
+
+def _conclude(plan: Plan) -> None:
+    result = plan.result
+    if result.errors and result.state == State.INDEXED:
+        result.state = State.PARTIAL if plan.good_images else State.FAILED
+
+
+# Reading and embedding
+
+
+def embed_plans(
+    plans: list[Plan], encoder: TransformersEncoder, report: DrainReport, *, before_batch: Callable[[], None]
+) -> None:
+    """Read the images that changed and embed those whose bytes did, a batch at a time."""
+    jobs = [job for plan in plans for job in plan.jobs]
+    if not jobs:
+        return
+    target_px = encoder.input_size_px * 2
+    with ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="visual_search-decode") as pool:
+        for batch in _read_ahead(pool, jobs, size=get_settings().BATCH_SIZE, target_px=target_px):
+            before_batch()
+            _embed_batch(batch, encoder, report)
+
+
+def _read_ahead(
+    pool: ThreadPoolExecutor, jobs: list[ImageJob], *, size: int, target_px: int
+) -> Iterator[list[tuple[ImageJob, Future[tuple[Image | None, str]]]]]:
+    """Yield batches of images being read; the next batch is read while the caller works on this one."""
+    ahead: list[tuple[ImageJob, Future[tuple[Image | None, str]]]] = []
+    for start in range(0, len(jobs), size):
+        batch = [(job, pool.submit(read_image, job, target_px=target_px)) for job in jobs[start : start + size]]
+        if ahead:
+            yield ahead
+        ahead = batch
+    yield ahead
+
+
+def read_image(job: ImageJob, *, target_px: int) -> tuple[Image | None, str]:
+    """Return the decoded image and the digest of its bytes; no image where the bytes are the embedded ones.
+
+    Raises ImageUnreadable with a reason for the shop's staff. Reads through the storage, so that any will do.
+    """
+    file = job.image.file
+    try:
+        with file.storage.open(file.name, "rb") as opened:
+            data = opened.read()
+    except FileNotFoundError as error:
+        raise ImageUnreadable("the file is missing from the storage") from error
+    except Exception as error:  # each storage raises errors of its own client
+        raise ImageUnreadable(f"the storage failed: {type(error).__name__}: {error}") from error
+    digest = content_digest(data)
+    if job.row.vector and job.row.digest == digest and not job.is_forced:
+        return None, digest
+    return open_product_image(io.BytesIO(data), max_pixels=PRODUCT_IMAGE_PIXELS, target_px=target_px), digest
+
+
+PRODUCT_IMAGE_PIXELS = 200_000_000  # the shop's own files: studio pictures of 150 megapixels exist
+
+
+def _embed_batch(
+    batch: list[tuple[ImageJob, Future[tuple[Image | None, str]]]],
+    encoder: TransformersEncoder,
+    report: DrainReport,
+) -> None:
+    ready: list[tuple[ImageJob, Image, str]] = []
+    for job, reading in batch:
+        try:
+            image, digest = reading.result()
+        except ImageUnreadable as error:
+            _give_up_image(job, str(error))
+            continue
+        except Exception as error:  # one image's trouble must not stop the others
+            logger.exception("Image %s of product %s could not be read", job.image.file.name, job.plan.result.key)
+            _give_up_image(job, f"{type(error).__name__}: {error}")
+            continue
+        if image is None:
+            _accept(job, None, digest)
+        else:
+            ready.append((job, image, digest))
+    vectors = _embed_or_isolate(encoder, [image for _, image, _ in ready])
+    for (job, _, digest), vector in zip(ready, vectors, strict=True):
+        if isinstance(vector, Exception):
+            _give_up_image(job, f"the encoder failed: {type(vector).__name__}: {vector}")
+        else:
+            _accept(job, vector, digest)
+            report.embedded += 1
+
+
+def _embed_or_isolate(encoder: TransformersEncoder, images: list[Image]) -> list[Any]:
+    """Return a float16 vector or an exception per image; a batch that fails is tried image by image."""
+    if not images:
+        return []
+    try:
+        return [as_bytes(vector) for vector in encoder.embed_images(images)]
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        logger.exception("A batch of %d images could not be embedded", len(images))
+        if len(images) == 1:
+            return [error]
+        return [result for image in images for result in _embed_or_isolate(encoder, [image])]
+
+
+def as_bytes(vector: Any) -> bytes:
+    """Return a vector as the Embedding table holds it: float16, little-endian."""
+    return bytes(vector.astype("<f2").tobytes())
+
+
+def _accept(job: ImageJob, vector: bytes | None, digest: str) -> None:
+    job.row.digest = digest
+    if vector is not None:
+        job.row.vector = vector
+    job.plan.good_images += 1
+    job.plan.result.rows.append(_rewritten(job.row, job.image, job.plan.payload))
+
+
+def _give_up_image(job: ImageJob, reason: str) -> None:
+    job.plan.result.errors.append(f"{job.image.file.name}: {reason}")
+    if job.row.vector:
+        # The picture that this vector stands for is gone from the product.
+        job.plan.result.rows.append(_tombstone(job.row))

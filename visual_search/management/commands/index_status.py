@@ -1,0 +1,68 @@
+"""Print how the index stands."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from visual_search.conf import get_settings
+from visual_search.status import IndexStatus, duration, read_status
+
+
+class Command(BaseCommand):
+    help = "Show how many products are indexed and searchable, and what waits for how long."
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--json", action="store_true", help="One JSON object for monitoring.")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        found = read_status()
+        if options["json"]:
+            self.stdout.write(json.dumps(as_dict(found)))
+            return
+        for label, value in lines(found):
+            self.stdout.write(f"{label:<12} {value}")
+        if found.problem:
+            self.stderr.write(found.problem)
+
+
+def as_dict(found: IndexStatus) -> dict[str, Any]:
+    names = ("problem", "states", "marks", "oldest_mark_seconds", "in_work", "indexed", "searchable", "lag",
+             "swept_seconds", "waiting_tasks")  # fmt: skip
+    return {"checkpoint": found.version.checkpoint if found.version else None} | {n: getattr(found, n) for n in names}
+
+
+def lines(found: IndexStatus) -> list[tuple[str, str]]:
+    version = found.version
+    states = ", ".join(f"{count} {state}" for state, count in found.states.items() if count) or "none"
+    searchable = "fed by each process before its query" if found.searchable is None else f"{found.searchable} images"
+    if found.lag:
+        searchable += f", {found.lag} changes behind"
+    return [
+        (
+            "checkpoint",
+            f"{version.checkpoint} ({version.dim}-d, {version.fingerprint})" if version else "nothing indexed yet",
+        ),
+        ("products", states),
+        ("indexed", f"{found.indexed} images"),
+        ("searchable", searchable),
+        ("waiting", _waiting(found)),
+        ("worker", _worker(found)),
+    ]
+
+
+def _waiting(found: IndexStatus) -> str:
+    if found.oldest_mark_seconds is None:
+        return "nothing"
+    return f"{found.marks} changes, the oldest for {duration(found.oldest_mark_seconds)}; {found.in_work} in work"
+
+
+def _worker(found: IndexStatus) -> str:
+    tasks = "" if found.waiting_tasks is None else f"; {found.waiting_tasks} tasks in the queue"
+    if found.swept_seconds is None:
+        return f"never swept: start `manage.py qcluster -n {get_settings().QUEUE_CLUSTER}`{tasks}"
+    late = " - is it running?" if found.swept_seconds > 180 else ""
+    return f"swept {duration(found.swept_seconds)} ago{late}{tasks}"

@@ -1,0 +1,83 @@
+"""Search from the terminal."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from visual_search.catalog import get_catalog
+from visual_search.exceptions import ConfigurationError, VisualSearchError
+from visual_search.filters import Number, parameter_names, parse_filters
+from visual_search.search import SearchQuery, SearchResults, read_photo, search, warm_up
+
+
+class Command(BaseCommand):
+    help = "Find products by a photo, a text or both, and print them with scores and milliseconds."
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("photo", nargs="?", metavar="PATH", help="A photo; may be left out with --text.")
+        parser.add_argument("--text", help="What to look for in words; with a photo, what should be different.")
+        parser.add_argument("--photo-weight", type=float, default=1.0)
+        parser.add_argument("--text-weight", type=float, default=1.0)
+        parser.add_argument("--limit", type=int, default=10)
+        parser.add_argument("--score-threshold", type=float)
+        try:
+            declared = get_catalog().filters
+        except ConfigurationError:
+            return  # the system checks, which run first, say what is wrong
+        for parameter in parameter_names(declared):
+            is_number = isinstance(declared.get(parameter.partition("_")[2]), Number)
+            many: dict[str, Any] = {} if is_number else {"action": "append"}
+            parser.add_argument(f"--{parameter.replace('_', '-')}", dest=f"filter_{parameter}", metavar="VALUE", **many)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            query = self.read_query(options)
+            warm_up()
+            results = search(query)
+        except VisualSearchError as error:
+            raise CommandError(str(error)) from error
+        self.print_table(results)
+
+    def read_query(self, options: dict[str, Any]) -> SearchQuery:
+        photos = []
+        if options["photo"]:
+            try:
+                photos = [read_photo(Path(options["photo"]).read_bytes())]
+            except OSError as error:
+                raise CommandError(f"{options['photo']} can't be read: {error.strerror}.") from error
+        given = {name: value for name in parameter_names(get_catalog().filters) if (value := options[f"filter_{name}"])}
+        values = {name: value if isinstance(value, list) else [value] for name, value in given.items()}
+        return SearchQuery(
+            photos=photos,
+            texts=[options["text"]] if options["text"] else [],
+            photo_weight=options["photo_weight"],
+            text_weight=options["text_weight"],
+            filters=parse_filters(get_catalog().filters, values),
+            limit=options["limit"],
+            score_threshold=options["score_threshold"],
+        )
+
+    def print_table(self, results: SearchResults) -> None:
+        catalog = get_catalog()
+        if not results.hits:
+            self.stdout.write("Nothing was found.")
+        for place, hit in enumerate(results.hits, start=1):
+            about = ", ".join(
+                f"{name} {_short(value)}" for name, value in catalog.payload(hit.product).items() if value is not None
+            )
+            self.stdout.write(f"{place:>3}  {hit.score:6.3f}  {catalog.title(hit.product)[:48]:<48}  {about}")
+        total = sum(results.timings_ms.values())
+        stages = ", ".join(f"{stage} {ms:.1f}" for stage, ms in results.timings_ms.items())
+        self.stdout.write(f"{total:.0f} ms ({stages})")
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    return "/".join(map(str, value)) if isinstance(value, list) else str(value)

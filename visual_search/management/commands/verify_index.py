@@ -1,0 +1,54 @@
+"""Compare the index with the shop and name every difference. Exit 1 if there is one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from visual_search.exceptions import VisualSearchError
+from visual_search.verifying import Verification, verify
+
+SHOWN = 50  # differences printed; --json has them all
+
+
+class Command(BaseCommand):
+    help = (
+        "Recompute what the index should hold from the shop's rows, and compare it with entries, embeddings and store."
+    )
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--deep", action="store_true", help="Also hash every image and embed 20 of them again.")
+        parser.add_argument("--json", action="store_true", help="One JSON object with every difference.")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            report = verify(is_deep=options["deep"])
+        except VisualSearchError as error:
+            raise CommandError(str(error)) from error
+        if options["json"]:
+            self.stdout.write(json.dumps(report.as_dict()))
+        else:
+            self.print_report(report)
+        if report.differences:
+            sys.exit(1)
+
+    def print_report(self, report: Verification) -> None:
+        for difference in report.differences[:SHOWN]:
+            image = f" image {difference.image}" if difference.image else ""
+            self.stdout.write(f"{difference.kind:<18} product {difference.product}{image}: {difference.detail}")
+        if len(report.differences) > SHOWN:
+            self.stdout.write(f"… and {len(report.differences) - SHOWN} more; --json has them all.")
+        counted = ", ".join(f"{count} {kind}" for kind, count in Counter(d.kind for d in report.differences).items())
+        self.stdout.write(
+            f"{report.products} products, {report.images} embeddings, {report.points} points in the store: "
+            + (f"{len(report.differences)} differences ({counted})." if report.differences else "no differences.")
+        )
+        if report.unreadable:
+            self.stdout.write(
+                f"{report.unreadable} products have images that can't be read; `index_status` counts them."
+            )

@@ -1,0 +1,161 @@
+"""The tables of the index. The database is the truth; stores are derived from `Embedding`.
+
+A product is dirty while it has a mark. A drain claims dirty products (the lease stands on their entries),
+embeds what changed, and finishes: embeddings with a sequence number, entries, marks deleted.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Now
+
+POINT_NAMESPACE = uuid.UUID("5d6a7c0e-8b0f-5c52-9f0e-3f6a0c5a1f5e")
+
+
+class IndexMark(models.Model):
+    """Something changed. Append-only: writing one never waits for another transaction."""
+
+    class Kind(models.TextChoices):
+        CHANGED = "changed"
+        RETRY = "retry"
+        FORCED = "forced"
+
+    model_label = models.CharField(max_length=100, help_text="The product model, or one that products are related to.")
+    key = models.CharField(max_length=255)
+    kind = models.CharField(max_length=10, choices=Kind, default=Kind.CHANGED)
+    marked_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        indexes = [models.Index(fields=["model_label", "key"], name="visual_search_mark_key")]
+
+    def __str__(self) -> str:
+        return f"{self.model_label} {self.key}"
+
+
+class IndexVersion(models.Model):
+    """A whole index made with one checkpoint. One version is active: the one that searches use."""
+
+    class State(models.TextChoices):
+        BUILDING = "building"
+        ACTIVE = "active"
+        RETIRED = "retired"
+
+    checkpoint = models.CharField(max_length=500)
+    fingerprint = models.CharField(max_length=64)
+    dim = models.PositiveIntegerField()
+    state = models.CharField(max_length=10, choices=State, default=State.BUILDING)
+    score_threshold = models.FloatField(
+        null=True, blank=True, help_text="Calibrated for this checkpoint and catalogue."
+    )
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint("state", condition=Q(state="active"), name="visual_search_one_active_version")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.pk} ({self.checkpoint}, {self.state})"
+
+
+class IndexEntry(models.Model):
+    """What the index knows of one product. Written by the drain alone."""
+
+    class State(models.TextChoices):
+        PENDING = "pending"
+        INDEXED = "indexed"
+        PARTIAL = "partial"
+        FAILED = "failed"
+        REMOVED = "removed"
+
+    version = models.ForeignKey(IndexVersion, models.CASCADE, related_name="entries")
+    key = models.CharField(max_length=255)
+    state = models.CharField(max_length=10, choices=State, default=State.PENDING)
+    content_digest = models.CharField(max_length=64, blank=True, default="")
+    error = models.TextField(blank=True, default="")
+    indexed_at = models.DateTimeField(null=True, blank=True)
+    claim_token = models.UUIDField(null=True, blank=True)
+    lease_until = models.DateTimeField(null=True, blank=True)
+    attempts = models.PositiveSmallIntegerField(default=0)
+    next_attempt_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        verbose_name_plural = "index entries"
+        constraints = [models.UniqueConstraint("version", "key", name="visual_search_one_entry_per_product")]
+        indexes = [
+            models.Index(fields=["version", "state"], name="visual_search_entry_state"),
+            models.Index(
+                "next_attempt_at", condition=Q(next_attempt_at__isnull=False), name="visual_search_entry_retry"
+            ),
+            models.Index("lease_until", condition=Q(lease_until__isnull=False), name="visual_search_entry_lease"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.key} ({self.state})"
+
+
+class Embedding(models.Model):
+    """One embedded image of one product in one version; a tombstone where the vector is NULL."""
+
+    id = models.UUIDField(primary_key=True, editable=False)
+    version = models.ForeignKey(IndexVersion, models.CASCADE, related_name="embeddings")
+    product_key = models.CharField(max_length=255)
+    image_key = models.CharField(max_length=255)
+    image_identity = models.CharField(max_length=500)
+    digest = models.CharField(max_length=64, help_text="SHA-256 of the image's bytes.")
+    is_main = models.BooleanField()
+    vector = models.BinaryField(null=True, help_text="Float16, unit length.")
+    payload = models.JSONField(default=dict)
+    seq = models.BigIntegerField(help_text="Follows the order of commits; stores are fed by it.")
+    written_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        constraints = [models.UniqueConstraint("version", "seq", name="visual_search_seq")]
+        indexes = [
+            models.Index(fields=["version", "product_key"], name="visual_search_embedding_key"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.product_key}/{self.image_key} at {self.seq}"
+
+
+class FeedState(models.Model):
+    """One row: the sequence that stores are fed by."""
+
+    epoch = models.UUIDField(default=uuid.uuid4, help_text="Changes when stores must forget what they hold.")
+    last_seq = models.BigIntegerField(default=0)
+    pruned_through = models.BigIntegerField(default=0, help_text="Tombstones up to here are gone.")
+
+    def __str__(self) -> str:
+        return f"{self.epoch} at {self.last_seq}"
+
+
+class QueueState(models.Model):
+    """One row: what web, worker and sweep tell each other. Apart from FeedState, which finishing transactions lock."""
+
+    drain_requested_at = models.DateTimeField(null=True, blank=True)
+    swept_product = models.CharField(max_length=255, blank=True, default="", help_text="The sweep goes on after it.")
+    swept_entry = models.BigIntegerField(default=0, help_text="The sweep goes on after it.")
+    swept_at = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return f"swept at {self.swept_at}"
+
+
+def point_id(version_id: int, product_key: str, image_key: str) -> uuid.UUID:
+    """Return the id of an image's point: the same in every process and every run."""
+    return uuid.uuid5(POINT_NAMESPACE, f"{version_id}\0{product_key}\0{image_key}")
+
+
+def product_label(model: type[models.Model]) -> str:
+    """Return the label under which changes of this model are marked."""
+    return model._meta.concrete_model._meta.label_lower  # type: ignore[union-attr]
+
+
+def first_row(model: type[Any], database: str) -> Any:
+    """Return the one row of a one-row table, made where it is missing."""
+    return model.objects.using(database).get_or_create(pk=1)[0]

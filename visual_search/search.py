@@ -1,0 +1,239 @@
+"""Photo, text or both in; visible products out, best first, one hit a product."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Any
+
+from visual_search import feed, versions
+from visual_search.catalog import CatalogImage, get_catalog
+from visual_search.components import encoder_for, get_encoder, store_for
+from visual_search.conf import get_settings
+from visual_search.exceptions import InvalidQuery
+from visual_search.images import decode_photo
+from visual_search.stores.base import Filters, Hit, VectorStore
+
+if TYPE_CHECKING:
+    import numpy as np
+    from django.db.models import QuerySet
+    from django.http import HttpRequest
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+    from visual_search.encoders import TransformersEncoder
+
+POINTS_PER_PRODUCT = 3  # points asked for at first for each product wanted: several images, and some not visible
+
+
+@dataclass(frozen=True, slots=True)
+class SearchQuery:
+    """What is looked for.
+
+    photos: decoded, see `read_photo`. photo_weight, text_weight: how much each photo and each text counts.
+    score_threshold: cosine; None takes the index version's, then the setting's. limit, offset: products.
+    """
+
+    photos: Sequence[Image] = ()
+    texts: Sequence[str] = ()
+    photo_weight: float = 1.0
+    text_weight: float = 1.0
+    filters: Filters = field(default_factory=Filters)
+    limit: int | None = None
+    offset: int = 0
+    score_threshold: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProductHit:
+    """A product, how near it is (cosine), and which of its images matched best."""
+
+    product: Any
+    score: float
+    image: CatalogImage | None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResults:
+    """One page of hits. next_offset: where the next page begins, None at the end. timings_ms: by stage."""
+
+    hits: list[ProductHit]
+    next_offset: int | None
+    timings_ms: Mapping[str, float]
+
+
+def search(query: SearchQuery, *, request: HttpRequest | None = None) -> SearchResults:
+    """Return the products that answer `query`, best first.
+
+    Only what `visible_to(queryset())` lets this request see is returned, whatever the store holds.
+    Raises InvalidQuery, IndexEmpty, IndexOutdated, StoreUnavailable.
+    """
+    query = checked(query)
+    timer = Timer()
+    with timer("database"):
+        version = versions.get_active()
+    with timer("encode"):
+        vector = compose(query, encoder_for(version))
+    store = store_for(version)
+    with timer("feed"):
+        if not store.is_shared:
+            feed.catch_up(version, store)
+    thresholds = (query.score_threshold, version.score_threshold, get_settings().SCORE_THRESHOLD)
+    threshold = next((value for value in thresholds if value is not None), None)
+    hits, has_more = find_visible(store, vector, query, threshold, request, timer)
+    with timer("database"):
+        shown = hydrate(hits, request)
+    return SearchResults(shown, query.offset + len(hits) if has_more else None, timer.stages)
+
+
+def checked(query: SearchQuery) -> SearchQuery:
+    """Return the query with its limit filled in. Raises InvalidQuery for what is outside the allowed."""
+    settings = get_settings()
+    limit = settings.DEFAULT_LIMIT if query.limit is None else query.limit
+    if not query.photos and not query.texts:
+        raise InvalidQuery("Send a photo, or say in words what you look for.", code="query_empty")
+    if not 1 <= limit <= settings.MAX_LIMIT:
+        raise InvalidQuery(f"limit must be from 1 to {settings.MAX_LIMIT}.")
+    if not 0 <= query.offset <= settings.MAX_OFFSET:
+        raise InvalidQuery(f"offset must be from 0 to {settings.MAX_OFFSET}.")
+    if any(len(text) > settings.MAX_TEXT_LENGTH for text in query.texts):
+        raise InvalidQuery(f"The text may have up to {settings.MAX_TEXT_LENGTH} characters.", code="text_too_long")
+    weights = (query.photo_weight, query.text_weight)
+    if not all(math.isfinite(weight) and 0 <= weight <= 10 for weight in weights) or not any(weights):
+        raise InvalidQuery("Weights must be from 0 to 10, and not all 0.")
+    if query.score_threshold is not None and not -1 <= query.score_threshold <= 1:
+        raise InvalidQuery("score_threshold must be from -1 to 1.")
+    return SearchQuery(
+        query.photos, query.texts, query.photo_weight, query.text_weight, query.filters, limit, query.offset,
+        query.score_threshold,
+    )  # fmt: skip
+
+
+def compose(query: SearchQuery, encoder: TransformersEncoder) -> NDArray[np.float32]:
+    """Return the one unit vector (dim,) that stands for the whole query: the weighted sum of its parts."""
+    import numpy as np
+
+    total = np.zeros(encoder.dim, dtype=np.float32)
+    if query.photos:
+        total += query.photo_weight * encoder.embed_images(query.photos).sum(axis=0)
+    if query.texts:
+        total += query.text_weight * encoder.embed_texts(query.texts).sum(axis=0)
+    length = float(np.linalg.norm(total))
+    if length < 1e-6:
+        raise InvalidQuery("The parts of this query cancel each other out.")
+    return total / np.float32(length)
+
+
+def find_visible(
+    store: VectorStore,
+    vector: NDArray[np.float32],
+    query: SearchQuery,
+    threshold: float | None,
+    request: HttpRequest | None,
+    timer: Timer,
+) -> tuple[list[Hit], bool]:
+    """Return the page's hits, one a product and visible to the request, and whether more follow.
+
+    The store is asked for more than a page, and for more again, until enough visible products are found.
+    """
+    limit = query.limit or get_settings().DEFAULT_LIMIT
+    wanted = query.offset + limit + 1
+    fetch = wanted * POINTS_PER_PRODUCT
+    while True:
+        with timer("store"):
+            points = store.query(vector, query.filters, limit=fetch, score_threshold=threshold)
+        with timer("database"):
+            best = best_per_product(points)
+            visible = visible_keys([hit.product for hit in best], request)
+        shown = [hit for hit in best if hit.product in visible]
+        if len(shown) >= wanted or len(points) < fetch:
+            return shown[query.offset : query.offset + limit], len(shown) >= wanted
+        fetch *= 4
+
+
+def best_per_product(points: Sequence[Hit]) -> list[Hit]:
+    """Return the first, so the best, hit of each product; the order stays."""
+    best: dict[str, Hit] = {}
+    for hit in points:
+        best.setdefault(hit.product, hit)
+    return list(best.values())
+
+
+def visible_products(keys: Sequence[str], request: HttpRequest | None) -> QuerySet[Any]:
+    """Return the products among `keys` that may be shown to this request."""
+    catalog = get_catalog()
+    return catalog.visible_to(catalog.queryset(), request).filter(pk__in=keys)
+
+
+def visible_keys(keys: Sequence[str], request: HttpRequest | None) -> set[str]:
+    rows = visible_products(keys, request).select_related(None).prefetch_related(None).order_by()
+    return {str(key) for key in rows.values_list("pk", flat=True)}
+
+
+def hydrate(hits: Sequence[Hit], request: HttpRequest | None) -> list[ProductHit]:
+    """Return the hits with their products, as the shop's queryset loads them; one that has just gone is left out."""
+    catalog = get_catalog()
+    products = {str(row.pk): row for row in visible_products([hit.product for hit in hits], request)}
+    found = [(hit, products[hit.product]) for hit in hits if hit.product in products]
+    return [
+        ProductHit(product, hit.score, next((i for i in catalog.images_of(product) if i.key == hit.image), None))
+        for hit, product in found
+    ]
+
+
+def read_photo(upload: bytes | IO[bytes]) -> Image:
+    """Return an uploaded photo upright, in RGB, small enough for the encoder. Raises PhotoRejected."""
+    settings = get_settings()
+    encoder = get_encoder(settings.CHECKPOINT)
+    return decode_photo(
+        upload,
+        max_bytes=settings.MAX_UPLOAD_BYTES,
+        max_pixels=settings.MAX_PHOTO_PIXELS,
+        target_px=encoder.input_size_px * 2,
+    )
+
+
+def warm_up() -> None:
+    """Load the encoder and fill this process's store, so that the first shopper does not wait for it.
+
+    Call it in each web worker after the fork, for gunicorn from `post_worker_init`. The health view says
+    "ready" only afterwards.
+    """
+    version = versions.find_active()
+    encoder = get_encoder(get_settings().CHECKPOINT if version is None else version.checkpoint)
+    encoder.warm_up()
+    if version is not None and not versions.why_outdated(version):
+        store = store_for(version)
+        if not store.is_shared:
+            feed.catch_up(version, store)
+
+
+def why_not_ready() -> str:
+    """Return why this process can't answer a search at once, or an empty string. Loads nothing."""
+    version = versions.find_active()
+    checkpoint = get_settings().CHECKPOINT if version is None else version.checkpoint
+    if version is not None and (outdated := versions.why_outdated(version)):
+        return outdated
+    if not get_encoder(checkpoint).is_loaded:
+        return "The encoder is not loaded yet; see warm_up()."
+    if version is not None and store_for(version).position() is None:
+        return "The store is not filled yet; see warm_up()."
+    return ""
+
+
+class Timer:
+    """Sum up the milliseconds of each stage: `with timer("store"): …`."""
+
+    def __init__(self) -> None:
+        self.stages: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stages[stage] = self.stages.get(stage, 0.0) + (time.perf_counter() - started) * 1000

@@ -1,0 +1,1 @@
+"""Vector stores: where points are searched. They know nothing of Django, models or requests."""

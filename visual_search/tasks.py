@@ -1,0 +1,22 @@
+"""What the queue calls by name. Queued tasks outlive a deployment: never rename or move these functions."""
+
+from __future__ import annotations
+
+from visual_search import indexing, queue, sweeping
+
+
+def drain() -> dict[str, int]:
+    """Embed what is dirty, for at most DRAIN_SECONDS; ask for another drain if something is left."""
+    queue.drain_started()
+    report = indexing.drain()
+    if report.is_unfinished:
+        queue.enqueue_drain()
+    return report.counts()
+
+
+def sweep() -> dict[str, int]:
+    """Find what no signal told, and ask for a drain if anything waits."""
+    report = sweeping.sweep()
+    if report.pop("waiting"):
+        queue.enqueue_drain()
+    return report

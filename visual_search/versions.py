@@ -1,0 +1,74 @@
+"""Index versions: which one searches use, and the first one."""
+
+from __future__ import annotations
+
+from django.db import IntegrityError, transaction
+
+from visual_search.catalog import get_catalog
+from visual_search.components import get_encoder
+from visual_search.conf import get_settings
+from visual_search.exceptions import IndexEmpty, IndexOutdated
+from visual_search.models import Embedding, FeedState, IndexEntry, IndexMark, IndexVersion, first_row
+
+
+def find_active() -> IndexVersion | None:
+    """Return the version that searches use, or None before the first product was indexed."""
+    versions = IndexVersion.objects.using(get_catalog().database)
+    return versions.filter(state=IndexVersion.State.ACTIVE).first()
+
+
+def get_active() -> IndexVersion:
+    """Return the version that searches use.
+
+    Raises IndexEmpty before the first product was indexed, IndexOutdated while the setting names another
+    checkpoint than the index was made with.
+    """
+    version = find_active()
+    if version is None:
+        raise IndexEmpty("Nothing is indexed yet. Start the queue worker and run `manage.py reindex_products --all`.")
+    if outdated := why_outdated(version):
+        raise IndexOutdated(outdated)
+    return version
+
+
+def why_outdated(version: IndexVersion) -> str:
+    """Return what is wrong and what to do if the setting and the index disagree, otherwise an empty string."""
+    wanted = get_settings().CHECKPOINT
+    if wanted == version.checkpoint:
+        return ""
+    return (
+        f'The index was made with {version.checkpoint!r}, but VISUAL_SEARCH["CHECKPOINT"] is {wanted!r}. '
+        "Set it back, or start over with `manage.py reset_index`."
+    )
+
+
+def ensure_active() -> IndexVersion:
+    """Return the active version; the first one is made from the setting's checkpoint, which loads it."""
+    if find_active() is not None:
+        return get_active()
+    checkpoint = get_settings().CHECKPOINT
+    encoder = get_encoder(checkpoint)
+    database = get_catalog().database
+    try:
+        with transaction.atomic(using=database):
+            return IndexVersion.objects.using(database).create(
+                checkpoint=checkpoint,
+                fingerprint=encoder.fingerprint,
+                dim=encoder.dim,
+                state=IndexVersion.State.ACTIVE,
+            )
+    except IntegrityError:  # another worker was faster
+        return get_active()
+
+
+def reset_index() -> None:
+    """Delete the whole index. Stores forget theirs at the next feed, because the epoch is another."""
+    database = get_catalog().database
+    with transaction.atomic(using=database):
+        state = first_row(FeedState, database)
+        IndexMark.objects.using(database).all().delete()
+        Embedding.objects.using(database).all().delete()
+        IndexEntry.objects.using(database).all().delete()
+        IndexVersion.objects.using(database).all().delete()
+        state.delete()
+        first_row(FeedState, database)

@@ -1,0 +1,82 @@
+"""The results page: a form that works without JavaScript, and the products found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse, QueryDict
+from django.shortcuts import render
+from django.views.decorators.http import require_http_methods
+
+from visual_search.api.serializers import read_query
+from visual_search.api.views import explain, refuse_large_upload
+from visual_search.catalog import get_catalog
+from visual_search.exceptions import VisualSearchError
+from visual_search.filters import Boolean, Number
+from visual_search.search import ProductHit, SearchResults, search
+
+
+@transaction.non_atomic_requests
+@require_http_methods(["GET", "HEAD", "POST"])
+def search_page(request: HttpRequest) -> HttpResponse:
+    """Show the form, and below it what was found. A photo is searched with and forgotten."""
+    data, status = request.GET, 200
+    context: dict[str, Any] = {}
+    try:
+        if request.method == "POST":
+            refuse_large_upload(request)
+            data = request.POST
+        if is_asked(request, data):
+            results = search(read_query(request, data), request=request)
+            context["hits"] = [card(hit) for hit in results.hits]
+            context |= {"was_searched": True, "next": next_page(request, data, results)}
+    except VisualSearchError as error:
+        status, context["error"] = explain(error)
+    fields = form_fields(data)
+    context |= {
+        "text": data.get("text") or data.get("q", ""),
+        "fields": fields,
+        "has_filters": any(field["value"] for field in fields),
+    }
+    return render(request, "visual_search/search.html", context, status=status)
+
+
+def is_asked(request: HttpRequest, data: QueryDict) -> bool:
+    """Say whether this is a search, or the empty form."""
+    return request.method == "POST" or any(data.get(name, "").strip() for name in ("text", "q"))
+
+
+def card(hit: ProductHit) -> dict[str, Any]:
+    catalog = get_catalog()
+    return {
+        "product": hit.product,
+        "title": catalog.title(hit.product),
+        "url": catalog.url(hit.product),
+        "image_url": hit.image.file.url if hit.image else "",
+        "score": hit.score,
+    }
+
+
+def next_page(request: HttpRequest, data: QueryDict, results: SearchResults) -> str:
+    """Return the address of the next page of a text search; a photo would have to be sent again."""
+    if results.next_offset is None or request.FILES:
+        return ""
+    address = data.copy()
+    address.pop("csrfmiddlewaretoken", None)
+    address["offset"] = str(results.next_offset)
+    return f"{request.path}?{address.urlencode()}"
+
+
+def form_fields(data: QueryDict) -> list[dict[str, Any]]:
+    """Return the declared filters as form fields with what was entered."""
+    fields: list[dict[str, Any]] = []
+    for name, declared in get_catalog().filters.items():
+        label = name.replace("_", " ").capitalize()
+        if isinstance(declared, Number):
+            sides = [(f"min_{name}", f"{label} from"), (f"max_{name}", f"{label} to")]
+            fields += [{"name": n, "label": text, "kind": "number", "value": data.get(n, "")} for n, text in sides]
+        else:
+            kind = "boolean" if isinstance(declared, Boolean) else "keyword"
+            fields.append({"name": name, "label": label, "kind": kind, "value": data.get(name, "")})
+    return fields
