@@ -31,5 +31,7 @@ def wooden_table() -> Image.Image:
         draw.rectangle((0, y, SIZE[0], y + 60), fill=(140 + shade, 100 + shade, 66 + shade))
         for line in range(3):
             offset = (y * 13 + line * 19) % 60
-            draw.line((0, y + offset, SIZE[0], y + (offset + 7) % 60), fill=(120 + shade, 84 + shade, 54 + shade), width=2)
+            draw.line(
+                (0, y + offset, SIZE[0], y + (offset + 7) % 60), fill=(120 + shade, 84 + shade, 54 + shade), width=2
+            )
     return ground

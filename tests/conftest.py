@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from django.conf import settings as django_settings
 from django.core.files.base import ContentFile
 
 from tests.drawings import photo_bytes
+
+REQUIRED = set(filter(None, os.environ.get("REQUIRE", "").split(",")))
+# Started by test_postgres.py in a process of its own, whose database is a real PostgreSQL.
+collect_ignore = [] if os.environ.get("DATABASE") == "postgres" else ["test_concurrency.py"]
+
+
+def lacks(name: str, reason: str) -> NoReturn:
+    """Skip a test that lacks something; fail it where REQUIRE says that it may not be missing."""
+    if name in REQUIRED:
+        pytest.fail(f"REQUIRE names {name}, but {reason}")
+    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")

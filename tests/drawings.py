@@ -151,6 +151,13 @@ def text_bomb_png(expanded_bytes: int = 64 * 2**20) -> bytes:
     return png_bytes((32, 32), bits=8, colour_type=0, rows=zlib.compress(row * 32), chunks=comment)
 
 
+def profile_bomb_png(profiles: int) -> bytes:
+    """A PNG with many colour profiles, each 1 MB when expanded."""
+    profile = png_chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(2**20 - 10), 9))
+    rows = zlib.compress((b"\0" + bytes(32)) * 32)
+    return png_bytes((32, 32), bits=8, colour_type=0, rows=rows, chunks=profile * profiles)
+
+
 def scan_bomb_jpeg(scans: int, size: tuple[int, int] = (64, 64)) -> bytes:
     """A progressive JPEG that repeats its last scan."""
     jpeg = photo_bytes(size, progressive=True)

@@ -17,7 +17,7 @@ from PIL import Image, ImageChops, ImageStat, features
 
 from tests import drawings
 from visual_search.exceptions import ImageUnreadable, PhotoRejected
-from visual_search.images import MAX_ASPECT, MAX_JPEG_SCANS, content_digest, decode_photo, open_product_image
+from visual_search.images import MAX_ASPECT, REPEATS, content_digest, decode_photo, open_product_image
 
 ROOT = Path(__file__).resolve().parent.parent
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -319,7 +319,13 @@ def test_decode_photo__text_chunk_bomb_is_damaged() -> None:
 
 
 def test_decode_photo__repeated_jpeg_scans_are_damaged() -> None:
-    assert rejection(drawings.scan_bomb_jpeg(MAX_JPEG_SCANS)).code == "photo_damaged"
+    _, at_most, _ = REPEATS["JPEG"]
+    assert rejection(drawings.scan_bomb_jpeg(at_most)).code == "photo_damaged"
+
+
+def test_decode_photo__repeated_png_profiles_are_damaged() -> None:
+    _, at_most, _ = REPEATS["PNG"]
+    assert rejection(drawings.profile_bomb_png(at_most + 1)).code == "photo_damaged"
 
 
 def test_decode_photo__progressive_jpeg_is_accepted() -> None:
@@ -451,10 +457,12 @@ def test_open_product_image__reads_from_the_beginning_and_leaves_the_file_open()
         (drawings.NOT_IMAGES["pdf"], "PDF; accepted are JPEG"),
         (drawings.photo_bytes()[:2_000], "damaged JPEG: image file is truncated"),
         (drawings.photo_bytes(format="PNG")[:2_000], "damaged PNG: image file is truncated"),
+        (drawings.photo_bytes(format="GIF")[:10], "damaged GIF: its header can't be read"),
+        (drawings.scan_bomb_jpeg(100), "damaged JPEG: 110 scans; at most 64"),
         (drawings.bomb_png(7_500), "56.2 megapixels; at most 50"),
         (drawings.plain_bytes(RED, size=(1, 1)), "1 x 1 pixels; at least 8 on each side"),
     ],
-    ids=["empty", "text", "pdf", "jpeg", "png", "bomb", "tiny"],
+    ids=["empty", "text", "pdf", "jpeg", "png", "header", "scans", "bomb", "tiny"],
 )
 def test_open_product_image__unreadable_says_why(data: bytes, reason: str) -> None:
     with pytest.raises(ImageUnreadable) as caught:

@@ -78,6 +78,15 @@ def close_stores() -> None:
         _stores.clear()
 
 
+def _forget_lock() -> None:
+    """In a forked child: another thread may have held the lock at the fork."""
+    global _lock
+    _lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_forget_lock)
+
+
 def _forget(*, setting: str, **kwargs: object) -> None:
     if setting == SETTING:
         close_stores()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -65,7 +66,8 @@ def _feed(version: IndexVersion, store: VectorStore, state: FeedState) -> int:
         position is None or position.epoch != epoch or not state.pruned_through <= position.seq <= state.last_seq
     )
     store.ensure()
-    if must_start_over:
+    # A private store without a position is empty; a shared one may hold what a killed feeder left.
+    if must_start_over and (position is not None or store.is_shared):
         store.reset()
     after = 0 if must_start_over or position is None else position.seq
     fed = 0
@@ -119,3 +121,13 @@ def first_state() -> FeedState:
 def _lock_of(store: VectorStore) -> threading.Lock:
     with _locks_lock:
         return _locks.setdefault(store, threading.Lock())
+
+
+def _forget_locks() -> None:
+    """In a forked child: a lock that another thread held at the fork would never be released here."""
+    global _locks_lock
+    _locks_lock = threading.Lock()
+    _locks.clear()
+
+
+os.register_at_fork(after_in_child=_forget_locks)

@@ -28,11 +28,12 @@ class Field:
 
     def read(self, product: Model) -> PayloadValue:
         """Return the product's value as it stands in the payload; None where it has none."""
-        values = [self.to_payload(value) for value in follow(product, self.path.split(".")) if value is not None]
-        unique = list(dict.fromkeys(values))
+        values = (self.to_payload(value) for value in follow(product, self.path.split(".")) if value is not None)
+        unique = list(dict.fromkeys(value for value in values if value is not None))
         return unique if len(unique) > 1 else (unique[0] if unique else None)  # type: ignore[return-value]
 
-    def to_payload(self, value: Any) -> str | float | bool:
+    def to_payload(self, value: Any) -> str | float | bool | None:
+        """Return one value as it stands in the payload; None leaves it out."""
         raise NotImplementedError
 
 
@@ -50,8 +51,9 @@ class Number(Field):
 
     kind = "number"
 
-    def to_payload(self, value: Any) -> float:
-        return float(value)
+    def to_payload(self, value: Any) -> float | None:
+        number = float(value)
+        return number if math.isfinite(number) else None  # engines refuse the others
 
 
 class Boolean(Field):

@@ -3,6 +3,9 @@
 Two doors, one pipeline: `decode_photo` for what a shopper uploads, `open_product_image` for what the shop
 stores. Nothing is decoded before the size in the file's header has been checked. Pure functions on PIL,
 imported inside them: this module knows no Django model, no request and no setting.
+
+Peak memory, measured at 49 megapixels: 16 bytes a pixel for WebP, 8 to 12 for the others, below 1 for a JPEG that is
+decoded smaller (3 if it is progressive).
 """
 
 from __future__ import annotations
@@ -20,7 +23,6 @@ if TYPE_CHECKING:
 
 MIN_SIDE_PX = 8  # spacers and tracking pixels; no encoder tells products apart by fewer
 MAX_ASPECT = 20  # a 6,250,000 x 8 image is 50 megapixels, but 39 gigapixels once its short side is 224
-MAX_JPEG_SCANS = 64  # usual are 1 to 10; 200 in one 200 KB file of 49 megapixels kept a core busy for 7.6 s
 
 # PIL opens MPO, the phones' JPEG with several pictures, as JPEG.
 PHOTO_FORMATS = {"JPEG": "JPEG", "PNG": "PNG", "WEBP": "WebP", "GIF": "GIF", "BMP": "BMP", "AVIF": "AVIF"}
@@ -40,8 +42,13 @@ SIGNATURES = {
 }
 HEAD_BYTES = 1024  # an SVG may begin with comments
 
-# Its length field says how many channels follow, so picture data and embedded videos don't match by chance.
-JPEG_SCAN_HEADER = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
+# What hostile files repeat, because it costs them few bytes and us much time: 200 scans in a 200 KB JPEG of 49 megapixels
+# kept a core busy for 7.6 s, 19 MB of PNG profiles for 44 s. A usual file has 1 to 10 scans and one profile. A scan's
+# length must agree with its number of channels, so picture data and embedded videos don't match by chance.
+REPEATS = {
+    "JPEG": (re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)"), 64, "scans"),
+    "PNG": (re.compile(rb"iCCP"), 8, "colour profiles"),
+}
 
 # What counts as white where the file does not say: the smallest of these that holds the highest value.
 FULL_SCALES = {"I": (255, 65_535, 2**31 - 1), "F": (1.0, 255.0, 65_535.0)}
@@ -98,8 +105,9 @@ def _decode(file: BinaryIO, formats: dict[str, str], *, max_pixels: int, target_
     head = file.read(HEAD_BYTES)
     if not head:
         raise _RefusalError("photo_empty", "This photo is empty. Choose another one.", reason="empty file")
-    if head.startswith(b"\xff\xd8\xff"):
-        _check_scans(head + file.read())
+    found = next((name for name, start in SIGNATURES.items() if re.match(start, head, re.DOTALL)), None)
+    if found in REPEATS:
+        _check_repeats(head + file.read(), found)
     try:
         opened = Image.open(file, formats=list(formats))
         _check_size(opened.size, max_pixels)
@@ -111,14 +119,15 @@ def _decode(file: BinaryIO, formats: dict[str, str], *, max_pixels: int, target_
     # Broad, because PIL's plugins raise almost anything on hostile bytes: OSError, SyntaxError, EOFError, struct.error,
     # OverflowError, ZeroDivisionError, and MemoryError where a header lies.
     except Exception as error:
-        raise _explain(error, head, formats) from error
+        raise _explain(error, found, formats) from error
 
 
-def _check_scans(jpeg: bytes) -> None:
-    """Refuse a JPEG that repeats scans: each takes a few bytes and one pass over all of its pixels."""
-    scans = len(JPEG_SCAN_HEADER.findall(jpeg))
-    if scans > MAX_JPEG_SCANS:
-        raise _damaged(f"a JPEG of {scans} scans; at most {MAX_JPEG_SCANS}")
+def _check_repeats(content: bytes, kind: str) -> None:
+    """Refuse a file that repeats what makes the decoder work."""
+    piece, at_most, name = REPEATS[kind]
+    found = len(piece.findall(content))
+    if found > at_most:
+        raise _damaged(f"damaged {kind}: {found} {name}; at most {at_most}")
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
@@ -144,14 +153,15 @@ def _damaged(reason: str) -> _RefusalError:
     return _RefusalError("photo_damaged", "This photo is damaged or incomplete. Choose another one.", reason=reason)
 
 
-def _explain(error: Exception, head: bytes, formats: dict[str, str]) -> _RefusalError:
-    """Tell a damaged file of an accepted format from one that was never accepted."""
-    from PIL import features
+def _explain(error: Exception, found: str | None, formats: dict[str, str]) -> _RefusalError:
+    """Tell a damaged file of an accepted format from one that was never accepted. found: what the signature says."""
+    from PIL import UnidentifiedImageError, features
 
     names = [name for name in formats.values() if name != "AVIF" or features.check("avif")]
-    found = next((name for name, start in SIGNATURES.items() if re.match(start, head, re.DOTALL)), None)
     if found in names:
-        return _damaged(f"damaged {found}: {error or type(error).__name__}")
+        unidentified = isinstance(error, UnidentifiedImageError)  # its text is the address of an object
+        detail = "its header can't be read" if unidentified else str(error) or type(error).__name__
+        return _damaged(f"damaged {found}: {detail}")
     accepted = f"{', '.join(names[:-1])} or {names[-1]}"
     what = f"{found} files can't be searched with" if found else "This file is not a photo that we can read"
     reason = f"{found or 'not an image'}; accepted are {accepted}"
@@ -227,7 +237,10 @@ def _middle(image: Image) -> Image:
 
 
 def _to_srgb(image: Image, profile: bytes | None) -> Image:
-    """Return a new RGB image; an embedded profile that is broken or of another mode is ignored."""
+    """Return a new RGB image; an embedded profile that is broken or of another mode is ignored.
+
+    Applying a profile, as phones with wide-gamut cameras embed one, takes 10 ms at 600 x 450 pixels.
+    """
     from PIL import ImageCms
 
     if profile:

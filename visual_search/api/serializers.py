@@ -30,19 +30,17 @@ class SearchRequestSerializer(serializers.Serializer[SearchQuery]):
 
 def read_query(request: HttpRequest, data: QueryDict) -> SearchQuery:
     """Return the query that a request asks for. Raises BadRequest errors; files are read from `request.FILES`."""
-    fields = SearchRequestSerializer(data={key: data[key] for key in data if data[key] != "" or key == "photo"})
-    if not fields.is_valid():
-        raise InvalidQuery("; ".join(f"{name}: {' '.join(map(str, errors))}" for name, errors in fields.errors.items()))
-    wanted: dict[str, Any] = fields.validated_data
-    known = set(fields.fields) | IGNORED
-    filters = parse_filters(
-        get_catalog().filters, {key: data.getlist(key) for key in data if key not in known and key not in request.FILES}
-    )
     uploads = request.FILES.getlist("photo")
     if len(uploads) > 1:
         raise PhotoRejected("Please send one photo.", code="photo_not_single")
-    if not uploads and isinstance(data.get("photo"), str) and data["photo"]:
+    if not uploads and data.get("photo"):
         raise PhotoRejected("The photo must be sent as a file.", code="photo_not_a_file")
+    fields = SearchRequestSerializer(data={key: data[key] for key in data if key != "photo" and data[key] != ""})
+    if not fields.is_valid():
+        raise InvalidQuery("; ".join(f"{name}: {' '.join(map(str, errors))}" for name, errors in fields.errors.items()))
+    wanted: dict[str, Any] = fields.validated_data
+    known = {*fields.fields, *IGNORED, *request.FILES}
+    filters = parse_filters(get_catalog().filters, {key: data.getlist(key) for key in data if key not in known})
     text = wanted.get("text") or wanted.get("q")
     return SearchQuery(
         photos=[read_photo(upload) for upload in uploads],

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FieldKind = Literal["keyword", "number", "boolean"]
-PayloadValue = str | float | bool | list[str] | list[float] | None
+PayloadValue = str | float | bool | list[str] | list[float] | list[bool] | None
 
 UNIT_TOLERANCE = 1e-3  # a float16 vector that was made unit again in float32 is within 1e-6
 
@@ -116,9 +116,7 @@ class VectorStore(Protocol):
     ) -> list[Hit]:
         """Return at most `limit` nearest points, best first; scores below `score_threshold` are left out."""
 
-    def query_batch(
-        self, vectors: NDArray[np.float32], filters: Filters, *, limit: int
-    ) -> list[list[Hit]]:
+    def query_batch(self, vectors: NDArray[np.float32], filters: Filters, *, limit: int) -> list[list[Hit]]:
         """Return one list of hits per row of `vectors`."""
 
     def retrieve(self, ids: Sequence[str]) -> list[Point]:

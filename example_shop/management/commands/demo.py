@@ -31,7 +31,9 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--source", default="vendure", help="What load_catalog takes; the Vendure sample by default.")
+        parser.add_argument(
+            "--source", default="vendure", help="What load_catalog takes; the Vendure sample by default."
+        )
         parser.add_argument("--port", type=int, default=8000)
         parser.add_argument("--no-serve", action="store_true", help="End after the two searches.")
 
@@ -60,7 +62,13 @@ class Command(BaseCommand):
     def worker(self) -> Iterator[None]:
         """Run the embedding cluster, as a shop would; its words go to a file."""
         log = settings.STATE_DIR / "qcluster.log"
-        command = [sys.executable, "manage.py", "qcluster", "-n", settings.VISUAL_SEARCH.get("QUEUE_CLUSTER", "embedding")]
+        command = [
+            sys.executable,
+            "manage.py",
+            "qcluster",
+            "-n",
+            settings.VISUAL_SEARCH.get("QUEUE_CLUSTER", "embedding"),
+        ]
         with log.open("ab") as out:
             process = subprocess.Popen(command, cwd=settings.BASE_DIR, stdout=out, stderr=out)  # noqa: S603
         try:

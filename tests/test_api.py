@@ -1,0 +1,247 @@
+"""The API and the results page, as a client meets them: real uploads, errors with stable codes."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.test import Client
+from django.urls import reverse
+
+from tests import drawings
+from tests.drawings import photo_bytes
+from visual_search import search as search_module
+from visual_search.components import store_for
+from visual_search.versions import get_active
+
+pytestmark = pytest.mark.django_db
+
+SEARCH = "/api/visual-search/v1/search/"
+PAGE = "/search-by-photo/"
+
+
+def upload(data: bytes, name: str = "photo.jpg", kind: str = "image/jpeg") -> SimpleUploadedFile:
+    return SimpleUploadedFile(name, data, content_type=kind)
+
+
+@pytest.fixture
+def shop(make_product: Any, index: Any) -> Any:
+    products = [make_product(1, images=2), make_product(2, category="hats", price="20.00")]
+    index.drain()
+    return products
+
+
+def test_post_photo__returns_products_with_scores_and_the_image_that_matched(client: Client, shop: Any) -> None:
+    answer = client.post(SEARCH, {"photo": upload(photo_bytes(seed=101))})
+    assert answer.status_code == 200
+    body = answer.json()
+    first = body["results"][0]
+    assert first["key"] == str(shop[0].pk)
+    assert first["title"] == "Product 1"
+    assert first["url"] == "http://testserver/products/product-1/"
+    assert first["score"] > 0.95
+    image = shop[0].images.all()[1]
+    assert first["image"] == {"key": str(image.pk), "url": f"http://testserver{image.image.url}"}
+    assert first["filters"] == {"category": "shoes", "brand": "acme", "price": 10.0, "in_stock": True}
+    assert body["next_offset"] is None
+    assert set(body["timings_ms"]) == {"database", "encode", "feed", "store"}
+
+
+def test_post_photo_and_text_with_filters__answers(client: Client, shop: Any) -> None:
+    fields = {
+        "photo": upload(photo_bytes(seed=100)),
+        "text": "a hat",
+        "text_weight": "0.5",
+        "category": ["hats", "bags"],
+    }
+    body = client.post(SEARCH, fields | {"min_price": "15", "max_price": "25.50"}).json()
+    assert [result["title"] for result in body["results"]] == ["Product 2"]
+
+
+def test_get_q__searches_by_text_and_pages(client: Client, shop: Any) -> None:
+    first = client.get(SEARCH, {"q": "something", "limit": "1"}).json()
+    second = client.get(SEARCH, {"q": "something", "limit": "1", "offset": first["next_offset"]}).json()
+    assert {first["results"][0]["key"], second["results"][0]["key"]} == {str(product.pk) for product in shop}
+    assert second["next_offset"] is None
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "code"),
+    [
+        (b"", 400, "photo_empty"),
+        (b"not an image", 400, "photo_unsupported"),
+        (photo_bytes()[:2000], 400, "photo_damaged"),
+        (drawings.bomb_png(), 413, "photo_too_many_pixels"),
+        (photo_bytes() + b"\0" * (30 * 2**20), 413, "photo_too_large"),
+    ],
+    ids=["empty", "text", "truncated", "bomb", "30MB"],
+)
+@pytest.mark.parametrize("address", [SEARCH, PAGE])
+def test_bad_photo__is_refused_with_a_code_and_a_sentence(
+    client: Client, shop: Any, data: bytes, status: int, code: str, address: str
+) -> None:
+    answer = client.post(address, {"photo": upload(data)})
+    assert answer.status_code == status
+    if address == SEARCH:
+        assert answer.json()["code"] == code
+        assert answer.json()["detail"].endswith(".")
+    else:
+        assert f'data-code="{code}"' in answer.content.decode()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        drawings.animation(),
+        photo_bytes(mode="CMYK"),
+        drawings.deep_png((30_000,)),
+        drawings.rgba_png_with_hole(),
+        photo_bytes(exif_orientation=6),
+    ],
+    ids=["gif", "cmyk", "16bit", "rgba", "exif"],
+)
+def test_unusual_photo__gets_the_right_result(client: Client, shop: Any, data: bytes) -> None:
+    answer = client.post(SEARCH, {"photo": upload(data)})
+    assert answer.status_code == 200
+    assert len(answer.json()["results"]) == 2
+
+
+def test_exif_rotated_photo__finds_what_the_upright_one_finds(client: Client, shop: Any) -> None:
+    upright = client.post(SEARCH, {"photo": upload(photo_bytes(seed=100))}).json()
+    for orientation in range(1, 9):
+        turned = photo_bytes(seed=100, exif_orientation=orientation)
+        body = client.post(SEARCH, {"photo": upload(turned)}).json()
+        assert [r["key"] for r in body["results"]] == [r["key"] for r in upright["results"]]
+        assert body["results"][0]["score"] == pytest.approx(upright["results"][0]["score"], abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "words"),
+    [
+        ({}, "query_empty", "photo"),
+        ({"text": "  "}, "query_empty", "photo"),
+        ({"text": "a", "colour": "red"}, "invalid_filter", "category, brand"),
+        ({"text": "a", "min_price": "cheap"}, "invalid_filter", "number"),
+        ({"text": "a", "limit": str(10**9)}, "invalid_query", "100"),
+        ({"text": "a", "limit": "9" * 400}, "invalid_query", "limit"),
+        ({"text": "a", "limit": "many"}, "invalid_query", "limit"),
+        ({"text": "a", "offset": "-1"}, "invalid_query", "offset"),
+        ({"text": "a", "score_threshold": "nan"}, "invalid_query", "score_threshold"),
+        ({"text": "a" * 10_000}, "text_too_long", "500"),
+        ({"text": "a\0b"}, "invalid_query", "text"),
+        ({"text": "a", "category": "x" * 10_000}, "invalid_filter", "category"),
+        ({"photo": "a string"}, "photo_not_a_file", "file"),
+    ],
+)
+@pytest.mark.parametrize("method", ["get", "post"])
+def test_bad_field__is_a_400_that_names_what_is_allowed(
+    client: Client, shop: Any, fields: dict[str, str], code: str, words: str, method: str
+) -> None:
+    answer = getattr(client, method)(SEARCH, fields)
+    assert answer.status_code == 400
+    assert answer.json()["code"] == code
+    assert words in answer.json()["detail"]
+
+
+def test_two_photos__are_refused(client: Client, shop: Any) -> None:
+    answer = client.post(SEARCH, {"photo": [upload(photo_bytes()), upload(photo_bytes())]})
+    assert (answer.status_code, answer.json()["code"]) == (400, "photo_not_single")
+
+
+def test_announced_length_too_large__is_refused_unread(client: Client, shop: Any) -> None:
+    class Unreadable(io.BytesIO):
+        def read(self, *args: Any) -> bytes:
+            raise AssertionError("the body was read")
+
+    kind = "multipart/form-data; boundary=x"
+    environ = {"wsgi.input": Unreadable(), "CONTENT_LENGTH": str(200 * 2**20), "CONTENT_TYPE": kind}
+    answer = client.post(SEARCH, content_type=kind, **environ)
+    assert (answer.status_code, answer.json()["code"]) == (413, "photo_too_large")
+
+
+def test_body_that_is_no_form__is_a_4xx_with_a_code(client: Client, shop: Any) -> None:
+    assert client.post(SEARCH, b"{}", content_type="application/json").json()["code"] == "unsupported_media_type"
+    broken = client.post(SEARCH, b"junk", content_type="multipart/form-data; boundary=x")
+    assert broken.status_code == 400
+
+
+@pytest.mark.parametrize("method", ["put", "delete"])
+def test_other_methods__are_405(client: Client, method: str) -> None:
+    assert getattr(client, method)(SEARCH).status_code == 405
+
+
+def test_nothing_indexed__is_a_503_with_retry_after(client: Client, index: Any) -> None:
+    answer = client.get(SEARCH, {"q": "a"})
+    assert (answer.status_code, answer.json()["code"]) == (503, "index_empty")
+    assert answer["Retry-After"]
+
+
+def test_index_of_another_checkpoint__is_a_503_that_keeps_the_detail_for_the_log(
+    client: Client, shop: Any, settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"CHECKPOINT": "other/checkpoint"}
+    answer = client.get(SEARCH, {"q": "a"})
+    assert (answer.status_code, answer.json()["code"]) == (503, "index_outdated")
+    assert "other/checkpoint" not in answer.content.decode()
+    assert "other/checkpoint" in caplog.text
+
+
+def test_missing_checkpoint__is_a_503_not_a_500(client: Client, shop: Any, settings: Any) -> None:
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"CHECKPOINT": "/nowhere/at/all"}
+    for answer in (client.get(SEARCH, {"q": "a"}), client.post(SEARCH, {"photo": upload(photo_bytes())})):
+        assert answer.status_code == 503
+
+
+def test_health__is_503_before_warm_up_and_200_after(client: Client, shop: Any) -> None:
+    store_for(get_active()).close()
+    before = client.get("/api/visual-search/v1/health/")
+    assert (before.status_code, before.json()["code"]) == (503, "not_ready")
+    search_module.warm_up()
+    assert client.get("/api/visual-search/v1/health/").json() == {"status": "ok"}
+
+
+def test_page__shows_a_form_then_hits(client: Client, shop: Any) -> None:
+    form = client.get(PAGE)
+    assert form.status_code == 200
+    assert 'enctype="multipart/form-data"' in form.content.decode()
+    page = client.post(PAGE, {"photo": upload(photo_bytes(seed=100)), "category": "", "min_price": ""})
+    html = page.content.decode()
+    assert html.count('class="vs-hit"') == 2
+    assert html.index("Product 1") < html.index("Product 2")
+
+
+def test_page__escapes_what_was_typed(client: Client, shop: Any) -> None:
+    html = client.get(PAGE, {"q": "<script>alert(1)</script>"}).content.decode()
+    assert "<script>alert(1)" not in html
+
+
+def test_page__has_a_message_when_nothing_fits(client: Client, shop: Any) -> None:
+    html = client.get(PAGE, {"q": "a", "category": "none"}).content.decode()
+    assert "Nothing was found" in html
+
+
+def test_page__links_to_the_next_page_of_a_text_search(client: Client, shop: Any) -> None:
+    html = client.get(PAGE, {"q": "a", "limit": "1"}).content.decode()
+    assert 'rel="next"' in html
+    assert "offset=1" in html
+
+
+def test_page__enforces_csrf(shop: Any) -> None:
+    assert Client(enforce_csrf_checks=True).post(PAGE, {"text": "a"}).status_code == 403
+
+
+def test_admin_action__marks_and_says_how_many(admin_client: Client, shop: Any, index: Any) -> None:
+    answer = admin_client.post(
+        reverse("admin:example_shop_product_changelist"),
+        {"action": "reindex_selected_products", "_selected_action": [product.pk for product in shop]},
+        follow=True,
+    )
+    assert "2 products will be indexed again." in answer.content.decode()
+    assert index.drain().embedded == 3
+
+
+def test_admin_entries__are_listed_and_read_only(admin_client: Client, shop: Any) -> None:
+    assert "indexed" in admin_client.get(reverse("admin:visual_search_indexentry_changelist")).content.decode()
+    assert admin_client.get(reverse("admin:visual_search_indexentry_add")).status_code == 403

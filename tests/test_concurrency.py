@@ -1,0 +1,211 @@
+"""Workers, savers and readers at the same time, on a real PostgreSQL (see test_postgres.py)."""
+
+from __future__ import annotations
+
+import datetime
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from django.db import connection, connections, transaction
+from django.utils import timezone
+
+from example_shop.models import Brand, Category, Product
+from tests.reference_store import ReferenceStore
+from visual_search import claims, feed, indexing, tasks, versions
+from visual_search.catalog import get_catalog
+from visual_search.components import encoder_for
+from visual_search.models import Embedding, FeedState, IndexEntry, IndexMark
+from visual_search.verifying import verify
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+State = IndexEntry.State
+
+
+@pytest.fixture(autouse=True)
+def _no_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody runs a cluster here: requests go to the real queue, and drains are started by hand."""
+    assert connection.vendor == "postgresql"
+
+
+@pytest.fixture
+def version(starter_folder: Any, db: Any) -> Any:
+    from visual_search import components
+
+    components.close_stores()
+    yield versions.ensure_active()
+    components.close_stores()
+
+
+def at_once(*works: Callable[[], Any]) -> list[Any]:
+    """Run functions in threads that start together, each with a connection of its own."""
+    barrier = threading.Barrier(len(works))
+
+    def run(work: Callable[[], Any]) -> Any:
+        try:
+            barrier.wait(10)
+            return work()
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(len(works)) as pool:
+        return [future.result(120) for future in [pool.submit(run, work) for work in works]]
+
+
+def claim_everything(version: Any) -> list[str]:
+    keys: list[str] = []
+    while claim := claims.claim(version, limit=3):
+        keys += claim.products
+        time.sleep(0.002)
+    return keys
+
+
+def test_two_workers__never_claim_the_same_product(make_product: Any, version: Any) -> None:
+    products = {str(make_product(seed, images=0).pk) for seed in range(40)}
+    one, two = at_once(lambda: claim_everything(version), lambda: claim_everything(version))
+    assert sorted(one + two) == sorted(products)
+    assert one
+    assert two
+
+
+def test_two_drains__index_everything_once(make_product: Any, version: Any) -> None:
+    for seed in range(12):
+        make_product(seed)
+    claims.expand_related_marks("default")
+    reports = at_once(indexing.drain, indexing.drain)
+    assert sum(report.embedded for report in reports) == 12
+    assert not IndexMark.objects.exists()
+    assert verify().differences == []
+
+
+def test_uncommitted_save__is_not_drained_before_its_commit(make_product: Any, version: Any) -> None:
+    product = make_product(1)
+    indexing.drain()
+    saved, drained = threading.Event(), threading.Event()
+
+    def save() -> None:
+        with transaction.atomic():
+            product.price = "55.00"
+            product.save()
+            saved.set()
+            assert drained.wait(30)
+
+    def drain_meanwhile() -> int:
+        assert saved.wait(30)
+        report = indexing.drain()
+        drained.set()
+        return report.indexed
+
+    assert at_once(save, drain_meanwhile)[1] == 0
+    indexing.drain()
+    assert Embedding.objects.get().payload["price"] == 55.0
+
+
+def test_save_during_the_embedding__wins_in_the_end(make_product: Any, version: Any) -> None:
+    product = make_product(1)
+    claims.expand_related_marks("default")
+    claim = claims.claim(version, limit=10)
+    assert claim is not None
+    plans = list(indexing.make_plans(claim, database="default"))
+
+    def save() -> None:
+        product.price = "66.00"
+        product.save()
+
+    at_once(save)
+    encoder = encoder_for(version)
+    indexing.embed_plans(plans, encoder, indexing.DrainReport(), before_batch=lambda: None)
+    assert len(claims.finish(claim, [plan.result for plan in plans], database="default")) == 1
+    assert Embedding.objects.get().payload["price"] == 10.0
+    assert IndexMark.objects.count() == 1
+    indexing.drain()
+    assert Embedding.objects.get().payload["price"] == 66.0
+    assert verify().differences == []
+
+
+def test_deleted_and_created_again_with_the_same_key__ends_indexed(make_product: Any, version: Any) -> None:
+    product = make_product(1)
+    key = product.pk
+    indexing.drain()
+    product.delete()
+    claims.expand_related_marks("default")
+    claim = claims.claim(version, limit=10)
+    assert claim is not None
+    plans = list(indexing.make_plans(claim, database="default"))  # sees it deleted
+    at_once(lambda: make_product(1, id=key))
+    claims.finish(claim, [plan.result for plan in plans], database="default")
+    assert IndexEntry.objects.get(key=str(key)).state == State.REMOVED
+    indexing.drain()
+    assert IndexEntry.objects.get(key=str(key)).state == State.INDEXED
+    assert Embedding.objects.filter(product_key=str(key), vector__isnull=False).count() == 1
+    assert verify().differences == []
+
+
+def test_lease_lost__the_slow_worker_writes_nothing(make_product: Any, version: Any) -> None:
+    product = make_product(1)
+    claims.expand_related_marks("default")
+    slow = claims.claim(version, limit=10)
+    assert slow is not None
+    plans = list(indexing.make_plans(slow, database="default"))
+    IndexEntry.objects.update(lease_until=timezone.now() - datetime.timedelta(seconds=1))
+    product.price = "88.00"
+    product.save()
+    at_once(indexing.drain)
+    seq = FeedState.objects.get().last_seq
+    assert claims.finish(slow, [plan.result for plan in plans], database="default") == []
+    assert FeedState.objects.get().last_seq == seq
+    assert Embedding.objects.get().payload["price"] == 88.0
+    assert verify().differences == []
+
+
+def test_savers_and_drains_at_once__neither_deadlock_nor_lose_a_change(make_product: Any, version: Any) -> None:
+    one, two = make_product(1), make_product(2)
+    brand, category = Brand.objects.get(), Category.objects.get()
+
+    def save(*rows: Any) -> None:
+        for number in range(20):
+            with transaction.atomic():
+                for row in rows:
+                    row.name = f"name {number}"
+                    row.save()
+
+    at_once(lambda: save(brand, one), lambda: save(two, category), lambda: [tasks.drain() for _ in range(5)])
+    indexing.drain()
+    assert verify().differences == []
+
+
+def test_seq__follows_the_order_of_commits(make_product: Any, version: Any) -> None:
+    """Readers that follow seq never miss a row, however finishing transactions overlap."""
+    products = [make_product(seed, images=1) for seed in range(6)]
+    indexing.drain()
+    store = ReferenceStore(name="reader", dim=version.dim, fields=get_catalog().field_kinds())
+    done = threading.Event()
+
+    def change(mine: list[Product]) -> None:
+        for round_ in range(15):
+            for product in mine:
+                Product.objects.filter(pk=product.pk).update(price=round_ + 1)
+                product.refresh_from_db()
+                product.save()
+            indexing.drain()
+
+    def read() -> None:
+        while not done.is_set():
+            feed.catch_up(version, store)
+
+    def write() -> None:
+        try:
+            at_once(*(lambda mine=products[i::3]: change(mine) for i in range(3)))
+        finally:
+            done.set()
+
+    at_once(read, write)
+    indexing.drain()
+    feed.catch_up(version, store)
+    table = dict(Embedding.objects.values_list("id", "seq"))
+    assert dict(store.scroll()) == {str(pk): seq for pk, seq in table.items()}
+    assert {point.payload["price"] for point in store.retrieve([str(pk) for pk in table])} == {15.0}
