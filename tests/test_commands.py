@@ -79,7 +79,7 @@ def test_reindex_wait_without_a_worker__says_what_to_start(
 ) -> None:
     monkeypatch.setattr("visual_search.management.commands.reindex_products.STALLED_SECONDS", 0.1)
     make_product(1)
-    with pytest.raises(CommandError, match="qcluster -n embedding"):
+    with pytest.raises(CommandError, match="Q_CLUSTER_NAME=embedding"):
         run("reindex_products", "--all", "--wait")
 
 
@@ -115,7 +115,7 @@ def test_search_by_photo_with_bad_input__ends_with_a_sentence(shop: Any, words: 
 
 
 def test_index_status__counts_and_says_who_works(shop: Any, index: Any) -> None:
-    assert "never swept: start `manage.py qcluster -n embedding`" in run("index_status")
+    assert "never swept: start `Q_CLUSTER_NAME=embedding python manage.py qcluster`" in run("index_status")
     index.sweep()
     shop[0].save()
     said = run("index_status")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     Siglip2Config,
     Siglip2Model,
+    Siglip2Tokenizer,
     SiglipConfig,
     SiglipModel,
 )
@@ -50,7 +52,7 @@ def tiny_siglip(folder: Path, *, seed: int = 0) -> Path:
 def tiny_siglip2(folder: Path, *, seed: int = 0) -> Path:
     """Save a SigLIP 2 that keeps images' aspect ratio: 16-d embeddings, 16 patches of 8 px."""
     config = Siglip2Config(
-        text_config=TOWER | {"vocab_size": len(WORDS), "max_position_embeddings": 64, **_special_ids()},
+        text_config=TOWER | {"vocab_size": 58, "max_position_embeddings": 64, **_special_ids()},
         vision_config=TOWER | {"num_patches": 16, "patch_size": 8},
     )
     return _save(folder, Siglip2Model, config, Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16), seed)
@@ -69,14 +71,19 @@ def _save(folder: Path, model_class: Any, config: Any, processor: Any, seed: int
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(5)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    _tokenizer().save_pretrained(folder)
+    tokenizer = _letters() if model_class is Siglip2Model else _words()
+    for part in (model, processor, tokenizer):
+        part.save_pretrained(folder)
     return folder
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def _words() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+
+
+def _letters() -> Siglip2Tokenizer:
+    symbols = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "\u2581", *string.ascii_letters)
+    return Siglip2Tokenizer(vocab={symbol: number for number, symbol in enumerate(symbols)}, merges=[])

@@ -34,6 +34,16 @@ class CatalogImage:
     is_main: bool
     file: FieldFile
 
+    @property
+    def name(self) -> str:
+        """The file's name in its storage."""
+        return self.file.name or ""
+
+    def read(self) -> bytes:
+        """Return the file's bytes, through its storage. Raises what that storage raises."""
+        with self.file.storage.open(self.name, "rb") as opened:
+            return bytes(opened.read())
+
 
 class Catalog:
     """Describe the shop's products to the search. Subclass it and name the class in VISUAL_SEARCH["CATALOG"]."""

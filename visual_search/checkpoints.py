@@ -62,8 +62,8 @@ class Checkpoint:
     def text_inputs(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Return what `model.get_text_features` takes; longer texts lose their end.
 
-        SigLIP was trained on lower case, padded to 64 tokens, without an attention mask; with one its embeddings
-        point elsewhere (cosine 0.05).
+        SigLIP was trained on lower case, padded at the end to 64 tokens, without an attention mask; with one its
+        embeddings point elsewhere (cosine 0.05).
         """
         config = self.model.config
         limit = min(self.tokenizer.model_max_length, _part(config, "text_config").get("max_position_embeddings", 512))
@@ -74,6 +74,7 @@ class Checkpoint:
         encoded = self.tokenizer(
             [text.lower() for text in texts],
             padding="max_length",
+            padding_side="right",  # SigLIP reads the last position; transformers' own class for SigLIP 2 pads left
             truncation=True,
             max_length=min(limit, SIGLIP_MAX_TOKENS),
             return_tensors="pt",

@@ -197,10 +197,9 @@ def _waiting_marks() -> Iterator[CheckMessage]:
     if now.problem:
         yield Warning(now.problem, id="visual_search.W031")
     if now.oldest_mark_seconds is not None and now.oldest_mark_seconds > limit and not now.in_work:
-        cluster = conf.get_settings().QUEUE_CLUSTER
         yield Warning(
             f"{now.marks} changes wait to be indexed, the oldest for {status.duration(now.oldest_mark_seconds)}.",
-            hint=f"Is the worker running? `manage.py qcluster -n {cluster}`",
+            hint=f"Is the worker running? `{queue.worker_command()}`",
             id="visual_search.W032",
         )
 

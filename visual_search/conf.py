@@ -41,7 +41,7 @@ class Settings:
 
     # Queue
     QUEUE_CLUSTER: str = "embedding"
-    """The django-q2 cluster that embeds: `manage.py qcluster -n embedding`."""
+    """The django-q2 cluster that embeds: `Q_CLUSTER_NAME=embedding python manage.py qcluster`."""
     DRAIN_SECONDS: float = 60
     """A drain ends after this time and asks for another: half of the task's timeout, which can't stop a C call."""
     LEASE_SECONDS: float = 300

@@ -98,6 +98,11 @@ class TransformersEncoder:
         return self._embed(texts, self._load().text_features)
 
     @property
+    def is_loaded(self) -> bool:
+        """Whether this process has the weights in memory. Loads nothing."""
+        return self._loaded is not None
+
+    @property
     def dim(self) -> int:
         return self._load().dim
 

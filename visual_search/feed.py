@@ -107,8 +107,9 @@ def vectors_of(rows: list[Embedding], dim: int) -> NDArray[np.float32]:
     import numpy as np
 
     joined = b"".join(bytes(row.vector or b"") for row in rows)
-    vectors = np.frombuffer(joined, dtype="<f2").reshape(len(rows), dim).astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors: NDArray[np.float32] = np.frombuffer(joined, dtype="<f2").reshape(len(rows), dim).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
 
 
 def first_state() -> FeedState:

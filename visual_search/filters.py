@@ -72,7 +72,7 @@ def follow(row: Any, steps: list[str]) -> Iterable[Any]:
     if not steps:
         yield row
         return
-    value = getattr(row, steps[0], None)
+    value: Any = getattr(row, steps[0], None)
     if hasattr(value, "all"):
         for related in value.all():
             yield from follow(related, steps[1:])

@@ -42,8 +42,8 @@ SIGNATURES = {
 }
 HEAD_BYTES = 1024  # an SVG may begin with comments
 
-# What hostile files repeat, because it costs them few bytes and us much time: 200 scans in a 200 KB JPEG of 49 megapixels
-# kept a core busy for 7.6 s, 19 MB of PNG profiles for 44 s. A usual file has 1 to 10 scans and one profile. A scan's
+# What hostile files repeat: it costs them few bytes and us much time. 200 scans in a 200 KB JPEG of 49 megapixels kept
+# a core busy for 7.6 s, 19 MB of PNG profiles for 44 s. A usual file has 1 to 10 scans and one profile. A scan's
 # length must agree with its number of channels, so picture data and embedded videos don't match by chance.
 REPEATS = {
     "JPEG": (re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)"), 64, "scans"),

@@ -223,10 +223,8 @@ def read_image(job: ImageJob, *, target_px: int) -> tuple[Image | None, str]:
 
     Raises ImageUnreadable with a reason for the shop's staff. Reads through the storage, so that any will do.
     """
-    file = job.image.file
     try:
-        with file.storage.open(file.name, "rb") as opened:
-            data = opened.read()
+        data = job.image.read()
     except FileNotFoundError as error:
         raise ImageUnreadable("the file is missing from the storage") from error
     except Exception as error:  # each storage raises errors of its own client
@@ -253,7 +251,7 @@ def _embed_batch(
             _give_up_image(job, str(error))
             continue
         except Exception as error:  # one image's trouble must not stop the others
-            logger.exception("Image %s of product %s could not be read", job.image.file.name, job.plan.result.key)
+            logger.exception("Image %s of product %s could not be read", job.image.name, job.plan.result.key)
             _give_up_image(job, f"{type(error).__name__}: {error}")
             continue
         if image is None:
@@ -298,7 +296,7 @@ def _accept(job: ImageJob, vector: bytes | None, digest: str) -> None:
 
 
 def _give_up_image(job: ImageJob, reason: str) -> None:
-    job.plan.result.errors.append(f"{job.image.file.name}: {reason}")
+    job.plan.result.errors.append(f"{job.image.name}: {reason}")
     if job.row.vector:
         # The picture that this vector stands for is gone from the product.
         job.plan.result.rows.append(_tombstone(job.row))

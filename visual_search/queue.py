@@ -92,6 +92,11 @@ def inline() -> Iterator[None]:
         _runs_inline = before
 
 
+def worker_command() -> str:
+    """Return the line that starts a worker. django-q2 reads the name when it is imported: -n comes too late."""
+    return f"Q_CLUSTER_NAME={get_settings().QUEUE_CLUSTER} python manage.py qcluster"
+
+
 def waiting_tasks() -> int | None:
     """Return how many tasks wait for the embedding cluster, or None where the broker can't be asked."""
     try:
@@ -108,4 +113,4 @@ def cluster_settings() -> dict[str, Any]:
 
     own: dict[str, Any] = dict(getattr(settings, "Q_CLUSTER", {}))
     alternatives = own.pop("ALT_CLUSTERS", {})
-    return own | alternatives.get(get_settings().QUEUE_CLUSTER, {})
+    return {**own, **alternatives.get(get_settings().QUEUE_CLUSTER, {})}

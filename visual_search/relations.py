@@ -49,9 +49,9 @@ def _steps(catalog: Catalog, dotted: str) -> Iterator[Relation]:
             return
         path = f"{parent_path}__{found.name}" if parent_path else found.name
         through = getattr(found, "through", None) or getattr(found.remote_field, "through", None)
-        remote = getattr(found, "field", None)
-        points_back = not through and found.auto_created and remote is not None and remote.target_field.primary_key
-        yield Relation(parent, parent_path, found.related_model, path, remote.attname if points_back else "", through)
+        points_back = not through and found.auto_created and found.field.target_field.primary_key
+        foreign_key = found.field.attname if points_back else ""
+        yield Relation(parent, parent_path, found.related_model, path, foreign_key, through)
         parent, parent_path = found.related_model, path
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from visual_search import feed, versions
 from visual_search.catalog import CatalogImage, get_catalog
@@ -184,7 +184,7 @@ def hydrate(hits: Sequence[Hit], request: HttpRequest | None) -> list[ProductHit
     ]
 
 
-def read_photo(upload: bytes | IO[bytes]) -> Image:
+def read_photo(upload: bytes | BinaryIO) -> Image:
     """Return an uploaded photo upright, in RGB, small enough for the encoder. Raises PhotoRejected."""
     settings = get_settings()
     encoder = get_encoder(settings.CHECKPOINT)

@@ -55,7 +55,7 @@ def disconnect() -> None:
 def _product_changed(sender: type[Model], instance: Model, using: str, **kwargs: Any) -> None:
     catalog = get_catalog()
     # A multi-table child's row is saved with its own key; the product's key is the parent row's.
-    key = getattr(instance, catalog.model._meta.pk.attname)  # type: ignore[union-attr]
+    key = getattr(instance, catalog.model._meta.pk.attname)
     mark([(product_label(catalog.model), str(key))], using=using)
 
 

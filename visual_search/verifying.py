@@ -155,8 +155,7 @@ def _compare_store(version: IndexVersion, database: str, report: Verification) -
 def _compare_bytes(embedded: list[tuple[CatalogImage, Embedding]]) -> Iterator[Difference]:
     for image, row in embedded:
         try:
-            with image.file.storage.open(image.file.name, "rb") as opened:
-                digest = content_digest(opened.read())
+            digest = content_digest(image.read())
         except Exception as error:  # each storage raises errors of its own client
             yield Difference("image", row.product_key, f"can't be read any more: {error}", image.key)
             continue
@@ -166,12 +165,10 @@ def _compare_bytes(embedded: list[tuple[CatalogImage, Embedding]]) -> Iterator[D
 
 def _compare_vectors(version: IndexVersion, embedded: list[tuple[CatalogImage, Embedding]]) -> Iterator[Difference]:
     encoder = encoder_for(version)
+    target_px = encoder.input_size_px * 2
     for image, row in random.Random().sample(embedded, min(DEEP_SAMPLE, len(embedded))):  # noqa: S311
         try:
-            with image.file.storage.open(image.file.name, "rb") as opened:
-                pixels = open_product_image(
-                    io.BytesIO(opened.read()), max_pixels=PRODUCT_IMAGE_PIXELS, target_px=encoder.input_size_px * 2
-                )
+            pixels = open_product_image(io.BytesIO(image.read()), max_pixels=PRODUCT_IMAGE_PIXELS, target_px=target_px)
         except (ImageUnreadable, OSError):
             continue  # told above
         cosine = float(encoder.embed_images([pixels])[0] @ feed.vectors_of([row], version.dim)[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from django.http import HttpRequest, QueryDict
 from rest_framework import serializers
@@ -43,7 +43,7 @@ def read_query(request: HttpRequest, data: QueryDict) -> SearchQuery:
     filters = parse_filters(get_catalog().filters, {key: data.getlist(key) for key in data if key not in known})
     text = wanted.get("text") or wanted.get("q")
     return SearchQuery(
-        photos=[read_photo(upload) for upload in uploads],
+        photos=[read_photo(cast(BinaryIO, upload)) for upload in uploads],
         texts=[text] if text else [],
         photo_weight=wanted["photo_weight"],
         text_weight=wanted["text_weight"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import secrets
 import subprocess
 import sys
@@ -62,15 +63,10 @@ class Command(BaseCommand):
     def worker(self) -> Iterator[None]:
         """Run the embedding cluster, as a shop would; its words go to a file."""
         log = settings.STATE_DIR / "qcluster.log"
-        command = [
-            sys.executable,
-            "manage.py",
-            "qcluster",
-            "-n",
-            settings.VISUAL_SEARCH.get("QUEUE_CLUSTER", "embedding"),
-        ]
+        command = [sys.executable, "manage.py", "qcluster"]
+        environment = os.environ | {"Q_CLUSTER_NAME": "embedding"}
         with log.open("ab") as out:
-            process = subprocess.Popen(command, cwd=settings.BASE_DIR, stdout=out, stderr=out)  # noqa: S603
+            process = subprocess.Popen(command, cwd=settings.BASE_DIR, env=environment, stdout=out, stderr=out)  # noqa: S603
         try:
             yield
             if process.poll() is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from visual_search.conf import get_settings
+from visual_search.queue import worker_command
 from visual_search.status import IndexStatus, duration, read_status
 
 
@@ -63,6 +63,6 @@ def _waiting(found: IndexStatus) -> str:
 def _worker(found: IndexStatus) -> str:
     tasks = "" if found.waiting_tasks is None else f"; {found.waiting_tasks} tasks in the queue"
     if found.swept_seconds is None:
-        return f"never swept: start `manage.py qcluster -n {get_settings().QUEUE_CLUSTER}`{tasks}"
+        return f"never swept: start `{worker_command()}`{tasks}"
     late = " - is it running?" if found.swept_seconds > 180 else ""
     return f"swept {duration(found.swept_seconds)} ago{late}{tasks}"

@@ -105,7 +105,7 @@ class Command(BaseCommand):
                     raise CommandError(self.why_stalled(left))
 
     def why_stalled(self, left: int) -> str:
-        worker = "Is the worker running? `manage.py qcluster -n " + queue.get_settings().QUEUE_CLUSTER + "`"
+        worker = f"Is the worker running? `{queue.worker_command()}`"
         return f"{left} products wait and nothing works on them. {worker} Or index in this process with --here."
 
     def waiting(self) -> int:
