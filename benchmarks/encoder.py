@@ -56,7 +56,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "checkpoint": options.checkpoint,
         "fingerprint": encoder.fingerprint,
         "dim": encoder.dim,
-        "device": "cuda" if torch.cuda.is_available() and options.device == "auto" else options.device,
+        "device": str(encoder._load().device),
         "threads": torch.get_num_threads(),
         "load_seconds": round(load_seconds, 2),
         "image_ms": round(image_seconds * 1000, 1),

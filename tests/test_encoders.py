@@ -26,7 +26,7 @@ from visual_search.encoders import GROW_AFTER, BatchSize, TransformersEncoder
 from visual_search.exceptions import CheckpointMissing, ConfigurationError, InvalidVector, Unavailable
 
 ROOT = Path(__file__).resolve().parent.parent
-GROCERY = Path(os.environ.get("GROCERY_DIR", ROOT / "data" / "grocery"))
+GROCERY = ROOT / os.environ.get("DATA", "data/grocery")
 
 
 def run_python(code: str, *arguments: str, **environment: str) -> str:
@@ -109,7 +109,7 @@ def test_input_size_px__is_the_side_the_model_sees(
 
 def test_embed__photos_and_words_find_grocery_pictures(starter: TransformersEncoder) -> None:
     if not (GROCERY / "photos.csv").exists():
-        pytest.skip("the Grocery Store pictures are missing; name their folder in GROCERY_DIR")
+        pytest.skip("the Grocery Store pictures are missing; name their folder in DATA")
     products = list(csv.DictReader((GROCERY / "products.csv").open()))[:20]  # row n is the product n
     gallery = starter.embed_images([Image.open(GROCERY / row["image"]).convert("RGB") for row in products])
     bananas = [number for number, row in enumerate(products) if row["category"] == "Banana"]

@@ -1,0 +1,126 @@
+"""System checks: each wrong setting is named, with what to do."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from example_shop.models import Product
+from visual_search import checks
+from visual_search.catalog import Catalog, Keyword, get_catalog
+from visual_search.models import IndexMark
+
+
+def ids(found: Any) -> list[str]:
+    return [message.id for message in found]
+
+
+def test_project_as_it_is__has_no_complaints(db: Any) -> None:
+    everything = [checks.check_settings(), checks.check_catalog(), checks.check_queue()]
+    assert everything == [[], [], []]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected", "words"),
+    [
+        ({"CHEKPOINT": "x"}, "visual_search.E002", "CHECKPOINT"),
+        ({"checkpoint": "x"}, "visual_search.E002", "CHECKPOINT"),
+        ({"BATCH_SIZE": 0}, "visual_search.E003", "32"),
+        ({"LEASE_SECONDS": "300"}, "visual_search.E003", "300"),
+        ({"STORE": "edge"}, "visual_search.E004", "BACKEND"),
+        ({"STORE": {"BACKEND": "no.such.Store"}}, "visual_search.E004", "visual_search.stores.edge"),
+    ],
+)
+def test_wrong_setting__is_named_with_a_hint(settings: Any, values: Any, expected: str, words: str) -> None:
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | values
+    (message,) = checks.check_settings()
+    assert message.id == expected
+    assert words in message.hint
+
+
+def test_setting_that_is_no_dict__is_named(settings: Any) -> None:
+    settings.VISUAL_SEARCH = "photo search"
+    assert ids(checks.check_settings()) == ["visual_search.E001"]
+
+
+@pytest.mark.parametrize("path", ["", "no.such.Catalog", "example_shop.models.Product"])
+def test_wrong_catalogue_setting__is_named(settings: Any, path: str) -> None:
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"CATALOG": path}
+    assert ids(checks.check_catalog()) == ["visual_search.E010"]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"model": "Product"}, "visual_search.E011"),
+        ({"images": ""}, "visual_search.E013"),
+        ({"images": "pictures"}, "visual_search.E013"),
+        ({"images": "category"}, "visual_search.E013"),
+        ({"filters": {"limit": Keyword("name")}}, "visual_search.E015"),
+        ({"filters": {"min_size": Keyword("name")}}, "visual_search.E015"),
+        ({"filters": {"_x": Keyword("name")}}, "visual_search.E015"),
+        ({"filters": {"category": "category.slug"}}, "visual_search.E014"),
+    ],
+)
+def test_wrong_catalogue__is_named(monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], expected: str) -> None:
+    from visual_search import relations
+
+    broken = type("Broken", (Catalog,), {"model": Product, "images": "images"} | values)()
+    monkeypatch.setattr(checks, "get_catalog", lambda: broken)
+    monkeypatch.setattr(relations, "get_catalog", lambda: broken)
+    relations.forget()
+    try:
+        assert expected in ids(checks.check_catalog())
+    finally:
+        relations.forget()
+
+
+@pytest.mark.parametrize(
+    ("cluster", "expected"),
+    [
+        ({}, "visual_search.E021"),
+        ({"ALT_CLUSTERS": {"embedding": {"retry": 600}}}, "visual_search.W022"),
+        ({"ALT_CLUSTERS": {"embedding": {"timeout": 120, "retry": 130}}}, "visual_search.W023"),
+        ({"ALT_CLUSTERS": {"embedding": {"timeout": 120, "retry": 600}}}, "visual_search.W024"),
+    ],
+)
+def test_wrong_cluster__is_named(settings: Any, cluster: Any, expected: str) -> None:
+    settings.Q_CLUSTER = {"name": "shop"} | cluster
+    assert expected in ids(checks.check_queue())
+
+
+def test_no_queue__is_a_warning_with_the_way_out(settings: Any) -> None:
+    settings.INSTALLED_APPS = [app for app in settings.INSTALLED_APPS if app != "django_q"]
+    (message,) = checks.check_queue()
+    assert "--here" in message.hint
+
+
+def test_marks_that_wait__are_a_warning_that_says_how_long(make_product: Any, settings: Any) -> None:
+    make_product(1)
+    assert "visual_search.W032" not in ids(checks.check_index(databases=["default"]))
+    IndexMark.objects.update(marked_at=timezone.now() - datetime.timedelta(hours=3))
+    (message,) = [m for m in checks.check_index(databases=["default"]) if m.id == "visual_search.W032"]
+    assert "3 h" in message.msg
+    assert "Q_CLUSTER_NAME=embedding" in message.hint
+
+
+def test_other_checkpoint_than_the_index__is_a_warning(make_product: Any, index: Any, settings: Any) -> None:
+    make_product(1)
+    index.drain()
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"CHECKPOINT": "another"}
+    assert "visual_search.W031" in ids(checks.check_index(databases=["default"]))
+
+
+def test_changed_filters__are_a_warning_until_payloads_are_rewritten(
+    make_product: Any, index: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_product(1)
+    index.drain()
+    catalog = get_catalog()
+    monkeypatch.setattr(type(catalog), "filters", dict(catalog.filters) | {"name": Keyword("name")})
+    assert "visual_search.W033" in ids(checks.check_index(databases=["default"]))
+    index.sweep()
+    assert "visual_search.W033" not in ids(checks.check_index(databases=["default"]))

@@ -1,0 +1,123 @@
+"""How points reach stores: by seq, from wherever a store stands, whatever it lost."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import pytest
+
+from tests.drawings import photo_bytes
+from visual_search import feed, sweeping
+from visual_search.catalog import get_catalog
+from visual_search.components import store_for
+from visual_search.exceptions import StoreUnavailable
+from visual_search.models import Embedding, FeedState
+from visual_search.search import SearchQuery, read_photo, search
+from visual_search.stores.base import Position
+from visual_search.verifying import verify
+from visual_search.versions import get_active
+
+pytestmark = pytest.mark.django_db
+
+MEMORY = {"BACKEND": "visual_search.stores.qdrant.QdrantStore", "OPTIONS": {"location": ":memory:"}}
+UNREACHABLE = {"BACKEND": "visual_search.stores.qdrant.QdrantStore", "OPTIONS": {"url": "http://127.0.0.1:1"}}
+
+
+@pytest.fixture
+def shop(make_product: Any, index: Any) -> Any:
+    products = [make_product(1, images=2), make_product(2)]
+    index.drain()
+    return products
+
+
+def catch_up() -> int:
+    version = get_active()
+    return feed.catch_up(version, store_for(version))
+
+
+def stored() -> dict[str, int]:
+    return dict(store_for(get_active()).scroll())
+
+
+def table() -> dict[str, int]:
+    rows = Embedding.objects.filter(vector__isnull=False)
+    return {str(pk): seq for pk, seq in rows.values_list("id", "seq")}
+
+
+def test_first_feed__fills_and_the_second_does_nothing(shop: Any, django_assert_num_queries: Any) -> None:
+    assert catch_up() == 3
+    assert stored() == table()
+    version = get_active()
+    with django_assert_num_queries(1):
+        assert feed.catch_up(version, store_for(version)) == 0
+
+
+def test_change__is_fed_alone(shop: Any, index: Any) -> None:
+    catch_up()
+    shop[1].price = "3.00"
+    shop[1].save()
+    index.drain()
+    assert catch_up() == 1
+    assert stored() == table()
+
+
+def test_feed_in_pages__is_complete(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "PAGE", 1)
+    assert catch_up() == 3
+    assert stored() == table()
+
+
+@pytest.mark.parametrize("trouble", ["epoch", "ahead", "pruned"])
+def test_store_of_another_history__is_emptied_and_filled_again(shop: Any, index: Any, trouble: str) -> None:
+    catch_up()
+    store, state = store_for(get_active()), FeedState.objects.get()
+    if trouble == "epoch":
+        FeedState.objects.update(epoch=uuid.uuid4())
+    elif trouble == "ahead":  # the database was restored from a backup
+        store.set_position(Position(str(state.epoch), state.last_seq + 10))
+    else:
+        store.set_position(Position(str(state.epoch), 0))
+        FeedState.objects.update(pruned_through=1)
+    Embedding.objects.filter(product_key=str(shop[0].pk)).delete()
+    assert catch_up() == 1
+    assert stored() == table()
+
+
+def test_shared_store__is_fed_by_the_drain_and_not_by_searches(
+    make_product: Any, index: Any, settings: Any, django_assert_num_queries: Any
+) -> None:
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"STORE": MEMORY}
+    product = make_product(1, images=2)
+    index.drain()
+    assert stored() == table()
+    query = SearchQuery(photos=[read_photo(photo_bytes(seed=101))])
+    with django_assert_num_queries(4):  # without the feed's look-up
+        assert [hit.product for hit in search(query).hits] == [product]
+    product.delete()
+    index.drain()
+    assert stored() == {}
+    assert verify().differences == []
+
+
+def test_store_that_does_not_answer__stops_searches_but_not_the_index(
+    make_product: Any, index: Any, settings: Any
+) -> None:
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"STORE": UNREACHABLE}
+    make_product(1)
+    assert index.drain().indexed == 1
+    with pytest.raises(StoreUnavailable):
+        search(SearchQuery(texts=["a"]))
+    assert [difference.kind for difference in verify().differences] == ["store"]
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"STORE": MEMORY}  # it is there again, empty
+    sweeping.sweep()
+    assert verify().differences == []
+    assert len(search(SearchQuery(texts=["a"])).hits) == 1
+
+
+def test_point__carries_what_the_row_says(shop: Any) -> None:
+    row = Embedding.objects.get(product_key=str(shop[1].pk))
+    catch_up()
+    (point,) = store_for(get_active()).retrieve([str(row.pk)])
+    assert (point.product, point.image, point.is_main, point.seq) == (row.product_key, row.image_key, True, row.seq)
+    assert dict(point.payload) == get_catalog().payload(shop[1])
