@@ -187,7 +187,10 @@ def finish(claim: Claim, results: Iterable[Result], *, database: str) -> list[Re
             IndexMark.objects.using(database).filter(pk__in=some).delete()
         for entry in entries:
             _write_result(entry, wanted[entry.key])
-        IndexEntry.objects.using(database).bulk_update(entries, _ENTRY_FIELDS)
+        # One INSERT … ON CONFLICT: bulk_update's CASE expressions took Django ten times as long, under the lock.
+        IndexEntry.objects.using(database).bulk_create(
+            entries, update_conflicts=True, unique_fields=["id"], update_fields=_ENTRY_FIELDS
+        )
         rows = [row for result in ours for row in result.rows]
         if rows:
             _write_rows(rows, database)
