@@ -23,7 +23,7 @@ def main() -> None:
         from django.db import connection, transaction
 
         from example_shop.models import Product
-        from visual_search import signals
+        from visual_search import queue, signals
         from visual_search.models import IndexMark
 
         product = Product.objects.get()
@@ -36,6 +36,7 @@ def main() -> None:
                     product.save()
             times[is_watched] += (time.perf_counter() - started) / 3 / saves * 1000
         signals.connect()
+        queue.drain_started()  # as the worker says when it takes the request of the saves above
         before = tasks()
         statements: list[str] = []
 

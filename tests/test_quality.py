@@ -35,7 +35,8 @@ def test_hit_rate_at_10__on_grocery_photos(client: Client, index: Any) -> None:
         hits += row["product_id"] in [sku_of[result["key"]] for result in found]
     assert len(photos) > 250
     rate = hits / len(photos)
-    assert rate >= WANTED_HIT_RATE, f"hit rate at 10: {rate:.3f} on {len(photos)} photos"
+    print(f"hit rate at 10: {rate:.3f} on {len(photos)} photos")  # noqa: T201  shown by pytest -s
+    assert rate >= WANTED_HIT_RATE
 
 
 def products() -> Any:
