@@ -13,6 +13,8 @@ from django.core.management.base import CommandError
 
 from example_shop.models import Product
 from tests.drawings import photo_bytes
+from visual_search import tasks
+from visual_search.exceptions import CheckpointMissing
 from visual_search.models import Embedding, IndexEntry, IndexMark
 
 pytestmark = pytest.mark.django_db
@@ -77,7 +79,7 @@ def test_reindex_here__indexes_without_a_worker_and_reports_failures(make_produc
 def test_reindex_wait_without_a_worker__says_what_to_start(
     make_product: Any, monkeypatch: pytest.MonkeyPatch, starter_folder: Any
 ) -> None:
-    monkeypatch.setattr("visual_search.management.commands.reindex_products.STALLED_SECONDS", 0.1)
+    monkeypatch.setattr("visual_search.management.commands.reindex_products.STUCK_SECONDS", 0.1)
     make_product(1)
     with pytest.raises(CommandError, match="Q_CLUSTER_NAME=embedding"):
         run("reindex_products", "--all", "--wait")
@@ -156,3 +158,15 @@ def test_verify_index_deep__finds_a_vector_of_something_else(shop: Any) -> None:
 def test_reset_index__empties_and_marks_everything(shop: Any) -> None:
     assert "2 products marked" in run("reset_index", "--yes")
     assert not IndexEntry.objects.exists()
+
+
+def test_reindex_wait_when_the_worker_failed__passes_its_reason_on(
+    make_product: Any, settings: Any, starter_folder: Any
+) -> None:
+    make_product(1)
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"CHECKPOINT": "/nowhere/at/all"}
+    with pytest.raises(CheckpointMissing):
+        tasks.drain()
+    assert "/nowhere/at/all" in run("index_status")
+    with pytest.raises(CommandError, match="/nowhere/at/all"):
+        run("reindex_products", "--all", "--wait")

@@ -690,7 +690,7 @@ def client() -> Any:
 
 def test_qdrant__with_a_collection_of_another_dimension_says_what_to_do(client: Any) -> None:
     QdrantStore(name="shop", dim=DIM, fields=FIELDS, client=client).ensure()
-    with pytest.raises(DimensionMismatch, match=r"16-dimensional.*17 dimensions.*build_version"):
+    with pytest.raises(DimensionMismatch, match=r"16-dimensional.*17 dimensions.*reset_index"):
         QdrantStore(name="shop", dim=DIM + 1, fields=FIELDS, client=client).ensure()
 
 

@@ -29,13 +29,15 @@ def mark_dirty(products: QuerySet[Any], *, kind: str = IndexMark.Kind.CHANGED) -
 
     Call it after the change, in the same transaction. Returns how many products were marked.
     """
+    if products.query.is_sliced:  # "the first hundred": Django can't order such a query by key
+        products = products.model._base_manager.filter(pk__in=list(products.values_list("pk", flat=True)))
+    return sum(mark_keys(keys, kind=kind) for keys in relations.in_slices(products.using(get_catalog().database)))
+
+
+def mark_keys(keys: list[str], *, kind: str = IndexMark.Kind.CHANGED) -> int:
+    """Mark products by key, in one INSERT. Return how many."""
     catalog = get_catalog()
-    label = product_label(catalog.model)
-    everything = products.using(catalog.database)
-    return sum(
-        mark([(label, key) for key in keys], using=catalog.database, kind=kind)
-        for keys in relations.in_slices(everything)
-    )
+    return mark([(product_label(catalog.model), key) for key in keys], using=catalog.database, kind=kind)
 
 
 def mark_unmarked(keys: list[str], *, kind: str = IndexMark.Kind.CHANGED) -> int:
@@ -44,4 +46,4 @@ def mark_unmarked(keys: list[str], *, kind: str = IndexMark.Kind.CHANGED) -> int
     label = product_label(catalog.model)
     marks = IndexMark.objects.using(catalog.database).filter(model_label=label, key__in=keys)
     already = set(marks.values_list("key", flat=True))
-    return mark([(label, key) for key in keys if key not in already], using=catalog.database, kind=kind)
+    return mark_keys([key for key in keys if key not in already], kind=kind)

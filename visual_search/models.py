@@ -138,6 +138,7 @@ class QueueState(models.Model):
     """One row: what web, worker and sweep tell each other. Apart from FeedState, which finishing transactions lock."""
 
     drain_requested_at = models.DateTimeField(null=True, blank=True)
+    drain_error = models.TextField(blank=True, default="", help_text="Why the last drain stopped; empty if it did not.")
     swept_product = models.CharField(max_length=255, blank=True, default="", help_text="The sweep goes on after it.")
     swept_entry = models.BigIntegerField(default=0, help_text="The sweep goes on after it.")
     swept_at = models.DateTimeField(null=True, blank=True)

@@ -53,6 +53,19 @@ def drain_started() -> None:
     states.filter(pk=1, drain_requested_at__isnull=False).update(drain_requested_at=None)
 
 
+def drain_ended(error: str = "") -> None:
+    """Remember why a drain stopped, for `index_status`; a drain that did its work clears it."""
+    state = read_state()
+    if state.drain_error != error:
+        state.drain_error = error
+        state.save(update_fields=["drain_error"])
+
+
+def read_state() -> QueueState:
+    state: QueueState = first_row(QueueState, get_catalog().database)
+    return state
+
+
 def async_task(name: str) -> None:
     """Put a task on the embedding cluster's queue."""
     from django_q.tasks import async_task as push

@@ -41,11 +41,11 @@ def read_status() -> IndexStatus:
     marks = IndexMark.objects.using(database)
     embeddings = Embedding.objects.using(database).filter(version=version, vector__isnull=False)
     position, problem = _position(version)
-    swept_at = QueueState.objects.using(database).values_list("swept_at", flat=True).first()
+    state = QueueState.objects.using(database).first() or QueueState()
     last_seq = FeedState.objects.using(database).values_list("last_seq", flat=True).first() or 0
     return IndexStatus(
         version=version,
-        problem=(versions.why_outdated(version) if version else "") or problem,
+        problem=(versions.why_outdated(version) if version else "") or state.drain_error or problem,
         states={state.value: counted.get(state.value, 0) for state in IndexEntry.State},
         marks=marks.count(),
         oldest_mark_seconds=_age(marks.aggregate(first=Min("marked_at"))["first"]),
@@ -53,7 +53,7 @@ def read_status() -> IndexStatus:
         indexed=embeddings.count(),
         searchable=None if position is None else embeddings.filter(seq__lte=position).count(),
         lag=None if position is None else last_seq - position,
-        swept_seconds=_age(swept_at),
+        swept_seconds=_age(state.swept_at),
         waiting_tasks=queue.waiting_tasks(),
     )
 

@@ -8,7 +8,12 @@ from visual_search import indexing, queue, sweeping
 def drain() -> dict[str, int]:
     """Embed what is dirty, for at most DRAIN_SECONDS; ask for another drain if something is left."""
     queue.drain_started()
-    report = indexing.drain()
+    try:
+        report = indexing.drain()
+    except Exception as error:
+        queue.drain_ended(f"{type(error).__name__}: {error}")
+        raise
+    queue.drain_ended()
     if report.is_unfinished:
         queue.enqueue_drain()
     return report.counts()

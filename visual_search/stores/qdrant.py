@@ -79,7 +79,7 @@ class QdrantStore:
             if stored != self.dim:
                 raise DimensionMismatch(
                     f"Collection {self.name!r} at {self.place} holds {stored}-dimensional vectors; "
-                    f"{self.dim} dimensions were wanted. Run `manage.py build_version`."
+                    f"{self.dim} dimensions were wanted. Run `manage.py reset_index`."
                 )
             self._create_indexes(client, {key: index.data_type.value for key, index in info.payload_schema.items()})
 

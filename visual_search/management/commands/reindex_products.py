@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
 from typing import Any
 
+from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
-from django.db.models import QuerySet
 
 from visual_search import claims, indexing, queue, status, versions
 from visual_search.catalog import get_catalog
 from visual_search.exceptions import VisualSearchError
 from visual_search.management.progress import Progress
-from visual_search.marks import mark_dirty
+from visual_search.marks import mark_keys
 from visual_search.models import IndexEntry, IndexMark
+from visual_search.relations import in_slices
 from visual_search.sweeping import differing_products, orphaned_entries
 
 POLL_SECONDS = 0.5
-STALLED_SECONDS = 15  # without any progress and with nothing in work: no worker is running
+STALLED_SECONDS = 15  # a drain was asked for and nobody took it: no worker is running
+STUCK_SECONDS = 600  # it was taken, and nothing came of it
 
 
 class Command(BaseCommand):
@@ -45,9 +48,7 @@ class Command(BaseCommand):
             raise CommandError("Give keys or one of --all, --missing, --payload, not both.")
         kind = IndexMark.Kind.FORCED if options["force"] else IndexMark.Kind.CHANGED
         try:
-            count = (
-                mark_dirty(self.products(options), kind=kind) if not options["payload"] else self.mark_differing(kind)
-            )
+            count = sum(mark_keys(keys, kind=kind) for keys in self.slices(options))
             self.stdout.write(f"{count} products marked.")
             if options["here"]:
                 self.index_here()
@@ -58,32 +59,33 @@ class Command(BaseCommand):
         if options["here"] or options["wait"]:
             self.report()
 
-    def products(self, options: dict[str, Any]) -> QuerySet[Any]:
+    def slices(self, options: dict[str, Any]) -> Iterator[list[str]]:
+        """Yield the keys of the products that are meant, some at a time."""
         catalog = get_catalog()
-        products = catalog.queryset().using(catalog.database)
         if options["keys"]:
-            try:
-                chosen = catalog.model._base_manager.using(catalog.database).filter(pk__in=options["keys"])
-                found = {str(key) for key in chosen.values_list("pk", flat=True)}
-            except (ValueError, TypeError) as error:
-                raise CommandError(f"These are not keys of {catalog.model.__name__}: {error}") from error
-            if unknown := [key for key in options["keys"] if key not in found]:
-                raise CommandError(f"There is no {catalog.model.__name__} with the key {', '.join(unknown)}.")
-            return chosen
-        if options["missing"]:
-            done = IndexEntry.objects.using(catalog.database).filter(
-                version=versions.find_active(), state=IndexEntry.State.INDEXED
-            )
-            done_keys = set(done.values_list("key", flat=True))
-            missing = [key for key in products.values_list("pk", flat=True) if str(key) not in done_keys]
-            return products.filter(pk__in=missing)
-        return products
+            yield self.existing(options["keys"])
+        elif options["payload"]:
+            version = versions.get_active()
+            yield from (keys for _, keys in differing_products(version, catalog.database))
+            yield from (keys for _, keys in orphaned_entries(version, catalog.database))
+        else:
+            entries = IndexEntry.objects.using(catalog.database).filter(version=versions.find_active())
+            indexed = entries.filter(state=IndexEntry.State.INDEXED)
+            for keys in in_slices(catalog.queryset().using(catalog.database)):
+                done = set(indexed.filter(key__in=keys).values_list("key", flat=True)) if options["missing"] else set()
+                yield [key for key in keys if key not in done]
 
-    def mark_differing(self, kind: str) -> int:
-        catalog, version = get_catalog(), versions.get_active()
-        slices = [*differing_products(version, catalog.database), *orphaned_entries(version, catalog.database)]
-        keys = [key for _, some in slices for key in some]
-        return mark_dirty(catalog.model._base_manager.filter(pk__in=keys), kind=kind)
+    def existing(self, keys: list[str]) -> list[str]:
+        """Return the keys. Products that may not be indexed are among them, so that they leave the index."""
+        catalog = get_catalog()
+        try:
+            chosen = catalog.model._base_manager.using(catalog.database).filter(pk__in=keys)
+            found = {str(key) for key in chosen.values_list("pk", flat=True)}
+        except (ValueError, TypeError, ValidationError) as error:
+            raise CommandError(f"These are not keys of {catalog.model.__name__}: {', '.join(keys)}.") from error
+        if unknown := [key for key in keys if key not in found]:
+            raise CommandError(f"There is no {catalog.model.__name__} with the key {', '.join(unknown)}.")
+        return keys
 
     def index_here(self) -> None:
         total = self.waiting()
@@ -97,24 +99,29 @@ class Command(BaseCommand):
             while left:
                 time.sleep(POLL_SECONDS)
                 now = self.waiting()
-                if now != left or self.in_work():
+                if now != left:
                     moved_at = time.monotonic()
                 bar.advance(max(0, left - now))
                 left = now
-                if time.monotonic() - moved_at > STALLED_SECONDS:
-                    raise CommandError(self.why_stalled(left))
+                self.check_worker(left, time.monotonic() - moved_at)
 
-    def why_stalled(self, left: int) -> str:
-        worker = f"Is the worker running? `{queue.worker_command()}`"
-        return f"{left} products wait and nothing works on them. {worker} Or index in this process with --here."
+    def check_worker(self, left: int, still_seconds: float) -> None:
+        """Raise CommandError if the worker said what is wrong, or if there seems to be none."""
+        state = queue.read_state()
+        if state.drain_error:
+            raise CommandError(f"The worker can't index: {state.drain_error}")
+        # A request that was taken may mean a checkpoint that is being loaded, or even fetched.
+        patience = STALLED_SECONDS if state.drain_requested_at else STUCK_SECONDS
+        if left and still_seconds > patience:
+            raise CommandError(
+                f"{left} products wait and nothing works on them. Is the worker running? "
+                f"`{queue.worker_command()}` Or index in this process with --here."
+            )
 
     def waiting(self) -> int:
         database = get_catalog().database
         claims.expand_related_marks(database)
         return IndexMark.objects.using(database).values("key").distinct().count()
-
-    def in_work(self) -> bool:
-        return bool(status.read_status().in_work)
 
     def report(self) -> None:
         states = status.read_status().states
