@@ -118,7 +118,7 @@ def test_save_during_the_embedding__wins_in_the_end(make_product: Any, version: 
 
     at_once(save)
     encoder = encoder_for(version)
-    indexing.embed_plans(plans, encoder, indexing.DrainReport(), before_batch=lambda: None)
+    list(indexing.embed_plans(plans, encoder, indexing.DrainReport(), before_batch=lambda: None))
     assert len(claims.finish(claim, [plan.result for plan in plans], database="default")) == 1
     assert Embedding.objects.get().payload["price"] == 10.0
     assert IndexMark.objects.count() == 1

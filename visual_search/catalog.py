@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from django.core.exceptions import ValidationError
 from django.core.signals import setting_changed
 from django.db import router
+from django.db.models import FileField, ImageField
 from django.utils.module_loading import import_string
 
 from visual_search.conf import SETTING, get_settings
@@ -93,7 +95,9 @@ class Catalog:
         source = getattr(product, self.images)
         if hasattr(source, "all"):
             name = self.image_field().name
-            files = [(str(row.pk), getattr(row, name)) for row in source.all()]
+            rows = source.all()
+            in_order = rows if rows.ordered else sorted(rows, key=lambda row: row.pk)
+            files = [(str(row.pk), getattr(row, name)) for row in in_order]
         else:
             files = [(self.images, source)]
         return [
@@ -113,19 +117,30 @@ class Catalog:
 
     def image_field(self) -> Any:
         """Return the ImageField (or FileField) that `images` leads to."""
-        from django.db.models import FileField
+        name = f"{type(self).__name__}.images = {self.images!r}"
+        found = find_relation(self.model, self.images)
+        if found is None:
+            own = next((field for field in self.model._meta.fields if field.name == self.images), None)
+            if isinstance(own, FileField):
+                return own
+            raise ConfigurationError(f"{name} is neither an image nor a relation to rows with one.")
+        if not (found.one_to_many or found.many_to_many):
+            raise ConfigurationError(f"{name} leads to one row; a relation to many was wanted, or an ImageField.")
+        fields = [field for field in found.related_model._meta.fields if isinstance(field, FileField)]
+        if not fields:
+            raise ConfigurationError(f"{name} leads to {found.related_model.__name__}, which has no ImageField.")
+        return next((field for field in fields if isinstance(field, ImageField)), fields[0])
 
-        found = self.model._meta.get_field(self.images)
-        if isinstance(found, FileField):
-            return found
-        if found.related_model is None or isinstance(found.related_model, str):
-            raise ConfigurationError(
-                f"{type(self).__name__}.images = {self.images!r} is neither an image nor a relation."
-            )
-        for candidate in found.related_model._meta.get_fields():
-            if isinstance(candidate, FileField):
-                return candidate
-        raise ConfigurationError(f"{found.related_model.__name__} has no ImageField for {self.images!r}.")
+    def valid_keys(self, keys: Iterable[str]) -> list[str]:
+        """Return the keys that the model's primary key can take: the index may be older than the model."""
+        return [key for key in keys if self._is_key(key)]
+
+    def _is_key(self, key: str) -> bool:
+        try:
+            self.model._meta.pk.to_python(key)
+        except ValidationError:
+            return False
+        return True
 
     @property
     def database(self) -> str:
@@ -133,11 +148,20 @@ class Catalog:
         return router.db_for_write(self.model)
 
 
+def find_relation(model: type[Model], attribute: str) -> Any:
+    """Return the relation behind an attribute, or None. Look-ups call the reverse ones by other names."""
+    for related in model._meta.related_objects:
+        if related.get_accessor_name() == attribute:
+            return related
+    fields = (*model._meta.fields, *model._meta.many_to_many, *model._meta.private_fields)
+    return next((field for field in fields if field.name == attribute and field.is_relation), None)
+
+
 @cache
 def get_catalog() -> Catalog:
     """Return the project's catalogue. Raises ConfigurationError if the setting is missing or wrong."""
     path = get_settings().CATALOG
-    if not path:
+    if not path or not isinstance(path, str):
         raise ConfigurationError(
             'VISUAL_SEARCH["CATALOG"] must name your Catalog class, "shop.catalog.ProductCatalog".'
         )

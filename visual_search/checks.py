@@ -17,7 +17,7 @@ from visual_search import conf, queue, relations, status
 from visual_search.catalog import Catalog, get_catalog
 from visual_search.exceptions import ConfigurationError
 from visual_search.filters import Field
-from visual_search.models import Embedding, IndexMark
+from visual_search.models import Embedding, IndexEntry, IndexMark
 
 RESERVED_FILTERS = (
     "q",
@@ -30,6 +30,12 @@ RESERVED_FILTERS = (
     "text_weight",
     "score_threshold",
     "format",
+    # options of every management command
+    "version",
+    "verbosity",
+    "settings",
+    "pythonpath",
+    "traceback",
 )
 POSITIVE = (
     "BATCH_SIZE", "DRAIN_SECONDS", "LEASE_SECONDS", "MAX_ATTEMPTS", "BACKOFF_SECONDS", "MARK_AGE_SECONDS",
@@ -56,15 +62,17 @@ def _unknown_keys(written: dict[str, Any]) -> Iterator[CheckMessage]:
 
 
 def _wrong_numbers() -> Iterator[CheckMessage]:
-    settings = conf.get_settings()
+    settings, defaults = conf.get_settings(), conf.Settings()
     for key in POSITIVE:
-        value = getattr(settings, key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-            yield Error(
-                f'VISUAL_SEARCH["{key}"] is {value!r}; a number above 0 was wanted.',
-                hint=f"The default is {getattr(conf.Settings(), key)!r}.",
-                id="visual_search.E003",
-            )
+        value, default = getattr(settings, key), getattr(defaults, key)
+        kind: Any = int if isinstance(default, int) and not key.endswith(("SECONDS", "DAYS")) else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kind) or value <= 0:
+            wanted = "a whole number above 0" if kind is int else "a number above 0"
+            message = f'VISUAL_SEARCH["{key}"] is {value!r}; {wanted} was wanted.'
+            yield Error(message, hint=f"The default is {default!r}.", id="visual_search.E003")
+    if not isinstance(settings.CHECKPOINT, str):
+        message = f'VISUAL_SEARCH["CHECKPOINT"] is {settings.CHECKPOINT!r}; a hub name or a folder was wanted.'
+        yield Error(message, id="visual_search.E003")
 
 
 def _wrong_store() -> Iterator[CheckMessage]:
@@ -85,7 +93,7 @@ def check_catalog(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
         catalog = get_catalog()
     except ConfigurationError as error:
         return [Error(str(error), id="visual_search.E010")]
-    return [*_wrong_model(catalog), *_wrong_filters(catalog), *_other_database(catalog)]
+    return [*_wrong_model(catalog), *_wrong_filters(catalog), *_unknown_paths(catalog), *_other_database(catalog)]
 
 
 def _wrong_model(catalog: Catalog) -> Iterator[CheckMessage]:
@@ -119,6 +127,21 @@ def _wrong_filters(catalog: Catalog) -> Iterator[CheckMessage]:
         if name in RESERVED_FILTERS or name.startswith(("min_", "max_", "_")) or not name.isidentifier():
             hint = f"Reserved: {', '.join(RESERVED_FILTERS)}, min_…, max_… and names with a leading underscore."
             yield Error(f"A filter can't be called {name!r}.", hint=hint, id="visual_search.E015")
+
+
+def _unknown_paths(catalog: Catalog) -> Iterator[CheckMessage]:
+    """A path's first step must be there; a typo would fail every product."""
+    model = getattr(catalog, "model", None)
+    if not isinstance(model, type):
+        return
+    paths = {f"filter {name!r}": field.path for name, field in catalog.filters.items() if isinstance(field, Field)}
+    paths |= {"related": path for path in catalog.related}
+    for what, path in paths.items():
+        step = path.split(".")[0]
+        if not hasattr(model, step):
+            near = difflib.get_close_matches(step, dir(model), n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else None
+            yield Error(f"{what}: {model.__name__} has no {step!r}.", hint=hint, id="visual_search.E017")
 
 
 def _other_database(catalog: Catalog) -> Iterator[CheckMessage]:
@@ -174,10 +197,30 @@ def check_index(app_configs: Any = None, databases: Iterable[str] | None = None,
         return []
     if databases is None or catalog.database not in databases:
         return []
-    found = list(_sqlite_options(catalog.database))
+    found = [*_unsuited_database(catalog.database), *_sqlite_options(catalog.database)]
     with contextlib.suppress(DatabaseError):  # not migrated yet
-        found += [*_waiting_marks(), *_changed_filters(catalog)]
+        found += [*_waiting_marks(), *_changed_filters(catalog), *_foreign_keys(catalog)]
     return found
+
+
+def _unsuited_database(database: str) -> Iterator[CheckMessage]:
+    connection = connections[database]
+    if not connection.features.supports_update_conflicts_with_target:
+        yield Error(
+            f"The index can't be written to {connection.vendor}.",
+            hint="Use PostgreSQL or SQLite.",
+            id="visual_search.E034",
+        )
+
+
+def _foreign_keys(catalog: Catalog) -> Iterator[CheckMessage]:
+    newest = IndexEntry.objects.using(catalog.database).exclude(state=IndexEntry.State.REMOVED).order_by("-pk").first()
+    if newest is not None and not catalog.valid_keys([newest.key]):
+        yield Error(
+            f"The index holds the key {newest.key!r}, which {catalog.model.__name__} can't have.",
+            hint="The catalogue's model is another than the index was made for: `manage.py reset_index`.",
+            id="visual_search.E035",
+        )
 
 
 def _sqlite_options(database: str) -> Iterator[CheckMessage]:

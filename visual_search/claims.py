@@ -22,6 +22,7 @@ from visual_search.conf import get_settings
 from visual_search.models import Embedding, FeedState, IndexEntry, IndexMark, IndexVersion, first_row, product_label
 
 MARKS_PER_CLAIM = 5_000  # more marks of the same products are left to the next claim
+MAX_BACKOFF_SECONDS = 3600  # between attempts at something that may pass by itself
 WINDOW = 4  # marks looked at for each product wanted; one product may have several
 
 State = IndexEntry.State
@@ -46,13 +47,18 @@ class Claim:
 
 @dataclass(slots=True)
 class Result:
-    """What became of one product. rows: embeddings to write; their seq is given by `finish`."""
+    """What became of one product.
+
+    rows: embeddings to write; their seq is given by `finish`. is_transient: the trouble may pass by itself (the
+    storage, the encoder, the shop's code), so it is tried again for as long as it lasts.
+    """
 
     key: str
     state: str
     content_digest: str = ""
     errors: list[str] = field(default_factory=list)
     rows: list[Embedding] = field(default_factory=list)
+    is_transient: bool = False
     may_retry: bool = True
 
 
@@ -93,7 +99,7 @@ def claim(version: IndexVersion, *, limit: int) -> Claim | None:
             if hopeless:
                 _give_up(hopeless, database)
                 continue
-            chosen = [entry for entry in entries if entry.claim_token is None][:limit] or dead[:1]
+            chosen = [entry for entry in entries if entry.claim_token is None] or dead[:1]
             return Claim(version, token, _take(chosen, token, database))
 
 
@@ -108,14 +114,15 @@ def _free_dirty_entries(version: IndexVersion, database: str, limit: int) -> lis
     if not keys:
         return []
     known = set(entries.filter(key__in=keys).values_list("key", flat=True))
-    missing = [IndexEntry(version=version, key=key) for key in keys if key not in known]
+    missing = [IndexEntry(version=version, key=key) for key in sorted(keys) if key not in known]
     entries.bulk_create(missing, ignore_conflicts=True)
     free = entries.filter(Q(lease_until=None) | Q(lease_until__lte=Now()), key__in=keys)
     if connections[database].features.has_select_for_update_skip_locked:
         free = free.select_for_update(skip_locked=True)
     place = {key: at for at, key in enumerate(keys)}
-    # Locked in key order, as `finish` locks: two workers never wait for each other in a circle.
-    return sorted(free.order_by("key"), key=lambda entry: place[entry.key])
+    # Locked in key order, as `finish` locks: two workers never wait for each other in a circle. No more than
+    # are wanted: the other worker skips what is locked and would find nothing.
+    return sorted(free.order_by("key")[:limit], key=lambda entry: place[entry.key])
 
 
 def _take(chosen: list[IndexEntry], token: uuid.UUID, database: str) -> dict[str, ClaimedProduct]:
@@ -132,9 +139,15 @@ def _take(chosen: list[IndexEntry], token: uuid.UUID, database: str) -> dict[str
         # Counted before the work: a worker that is killed must still cost an attempt. A new change starts at 1.
         goes_on = entry.claim_token is not None or kinds[entry.key] == {IndexMark.Kind.RETRY}
         by_attempts[entry.attempts + 1 if goes_on else 1].append(entry)
+    newest = max((pk for some in ids.values() for pk in some), default=0)
     for attempts, group in by_attempts.items():
         IndexEntry.objects.using(database).filter(pk__in=[entry.pk for entry in group]).update(
-            claim_token=token, lease_until=_lease_end(), attempts=attempts, next_attempt_at=None
+            claim_token=token,
+            lease_until=_lease_end(),
+            claimed_through=newest,
+            attempts=attempts,
+            next_attempt_at=None,
+            error="",
         )
     return {
         entry.key: ClaimedProduct(entry.key, attempts, IndexMark.Kind.FORCED in kinds[entry.key], ids[entry.key])
@@ -144,12 +157,20 @@ def _take(chosen: list[IndexEntry], token: uuid.UUID, database: str) -> dict[str
 
 
 def _give_up(entries: list[IndexEntry], database: str) -> None:
-    label = product_label(get_catalog().model)
-    IndexMark.objects.using(database).filter(model_label=label, key__in=[entry.key for entry in entries]).delete()
+    """Mark as failed what killed its workers; a change that came after the last claim is still worth a try."""
+    marks = IndexMark.objects.using(database).filter(model_label=product_label(get_catalog().model))
     for entry in entries:
-        message = f"The worker ended without a word {entry.attempts} times while it embedded this product."
+        marks.filter(key=entry.key, pk__lte=entry.claimed_through).delete()
+        reason = entry.error or "The worker ended without a word"
         IndexEntry.objects.using(database).filter(pk=entry.pk).update(
-            state=State.FAILED, error=message, claim_token=None, lease_until=None, attempts=0, next_attempt_at=None
+            state=State.FAILED,
+            # Without a digest the sweep passes over it, or it would kill a worker each minute for ever.
+            content_digest="",
+            error=f"{reason} ({entry.attempts} times while it embedded this product).",
+            claim_token=None,
+            lease_until=None,
+            attempts=0,
+            next_attempt_at=None,
         )
 
 
@@ -163,9 +184,9 @@ def release(claim: Claim, database: str) -> None:
     _held(claim, database).filter(attempts__gt=0).update(claim_token=None, lease_until=None, attempts=F("attempts") - 1)
 
 
-def abandon(claim: Claim, database: str) -> None:
+def abandon(claim: Claim, database: str, *, error: str) -> None:
     """Let the lease end now, as if the worker had died: each product is tried alone next time."""
-    _held(claim, database).update(lease_until=Now())
+    _held(claim, database).update(lease_until=Now(), error=_text(error))
 
 
 def _held(claim: Claim, database: str) -> QuerySet[IndexEntry]:
@@ -204,17 +225,20 @@ _ENTRY_FIELDS = [
 
 def _write_result(entry: IndexEntry, result: Result) -> None:
     settings = get_settings()
-    now = datetime.datetime.now(datetime.UTC)
-    entry.state, entry.content_digest, entry.error = result.state, result.content_digest, "\n".join(result.errors)
+    entry.state, entry.content_digest, entry.error = result.state, result.content_digest, _text(*result.errors)
     entry.claim_token = entry.lease_until = entry.next_attempt_at = None
     if result.state in (State.INDEXED, State.PARTIAL):
-        entry.indexed_at = now
-    tries_again = bool(result.errors) and result.may_retry and entry.attempts < settings.MAX_ATTEMPTS
-    if tries_again:
-        wait = settings.BACKOFF_SECONDS * 4 ** (entry.attempts - 1)
-        entry.next_attempt_at = now + datetime.timedelta(seconds=wait)
+        entry.indexed_at = Now()  # the database's clock, as for leases
+    may_retry = result.may_retry and (result.is_transient or entry.attempts < settings.MAX_ATTEMPTS)
+    if result.errors and may_retry:
+        wait = min(settings.BACKOFF_SECONDS * 4 ** min(entry.attempts - 1, 10), MAX_BACKOFF_SECONDS)
+        entry.next_attempt_at = Now() + datetime.timedelta(seconds=wait)
     elif not result.errors:
         entry.attempts = 0
+
+
+def _text(*lines: str) -> str:
+    return "\n".join(lines).replace("\0", "")  # PostgreSQL refuses NUL
 
 
 def _write_rows(rows: list[Embedding], database: str) -> None:

@@ -55,6 +55,7 @@ def store_for(version: IndexVersion) -> VectorStore:
     with _lock:
         key = (os.getpid(), version.pk)
         if key not in _stores:
+            close_stores()  # of a version that was reset: searches use one at a time
             settings = get_settings()
             try:
                 backend = import_string(settings.STORE["BACKEND"])

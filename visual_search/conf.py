@@ -6,6 +6,7 @@ Read a value as `get_settings().LEASE_SECONDS`. The object is made once and agai
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any
@@ -76,7 +77,10 @@ class Settings:
 @cache
 def get_settings() -> Settings:
     """Return the project's settings; unknown keys are left to the system check."""
-    return Settings(**{key: value for key, value in user_settings().items() if key in known_keys()})
+    values = {key: value for key, value in user_settings().items() if key in known_keys()}
+    if isinstance(values.get("CHECKPOINT"), os.PathLike):
+        values["CHECKPOINT"] = os.fspath(values["CHECKPOINT"])
+    return Settings(**values)
 
 
 def user_settings() -> dict[str, Any]:

@@ -46,6 +46,12 @@ class ImageUnreadable(VisualSearchError):
     code = "image_unreadable"
 
 
+class ImageUnavailable(ImageUnreadable):
+    """The storage did not give the file; it may later."""
+
+    code = "image_unavailable"
+
+
 class ConfigurationError(VisualSearchError):
     """The project's settings or catalogue are wrong; no product is to blame."""
 

@@ -66,8 +66,7 @@ def _feed(version: IndexVersion, store: VectorStore, state: FeedState) -> int:
         position is None or position.epoch != epoch or not state.pruned_through <= position.seq <= state.last_seq
     )
     store.ensure()
-    # A private store without a position is empty; a shared one may hold what a killed feeder left.
-    if must_start_over and (position is not None or store.is_shared):
+    if must_start_over and (position is not None or store.count()):  # a killed feeder leaves points without a position
         store.reset()
     after = 0 if must_start_over or position is None else position.seq
     fed = 0
@@ -79,7 +78,9 @@ def _feed(version: IndexVersion, store: VectorStore, state: FeedState) -> int:
         if alive:
             store.upsert(points_of(alive, version.dim))
         fed += len(rows)
-        store.set_position(Position(epoch, rows[-1].seq))
+        # A private store that starts over has no position before it is full: other threads wait for it.
+        if store.is_shared or not must_start_over:
+            store.set_position(Position(epoch, rows[-1].seq))
     store.set_position(Position(epoch, state.last_seq))
     if must_start_over or fed >= PAGE:
         logger.info("Fed %d rows to the store of version %s in %.1f s", fed, version.pk, time.perf_counter() - started)

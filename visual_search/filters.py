@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from django.core.exceptions import ObjectDoesNotExist
+
 from visual_search.exceptions import InvalidFilter
 from visual_search.stores.base import FieldKind, Filters, PayloadValue, Range
 
@@ -30,7 +32,8 @@ class Field:
         """Return the product's value as it stands in the payload; None where it has none."""
         values = (self.to_payload(value) for value in follow(product, self.path.split(".")) if value is not None)
         unique = list(dict.fromkeys(value for value in values if value is not None))
-        return unique if len(unique) > 1 else (unique[0] if unique else None)  # type: ignore[return-value]
+        # Sorted: the database may give related rows in any order, and the index would see a change each time.
+        return sorted(unique) if len(unique) > 1 else (unique[0] if unique else None)  # type: ignore[return-value]
 
     def to_payload(self, value: Any) -> str | float | bool | None:
         """Return one value as it stands in the payload; None leaves it out."""
@@ -72,7 +75,10 @@ def follow(row: Any, steps: list[str]) -> Iterable[Any]:
     if not steps:
         yield row
         return
-    value: Any = getattr(row, steps[0], None)
+    try:
+        value: Any = getattr(row, steps[0])
+    except ObjectDoesNotExist:  # a one-to-one relation without its other side
+        return
     if hasattr(value, "all"):
         for related in value.all():
             yield from follow(related, steps[1:])

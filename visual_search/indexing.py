@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +25,7 @@ from visual_search.catalog import Catalog, CatalogImage, get_catalog
 from visual_search.claims import Claim, ClaimedProduct, Result
 from visual_search.components import encoder_for
 from visual_search.conf import get_settings
-from visual_search.exceptions import ConfigurationError, ImageUnreadable, Unavailable
+from visual_search.exceptions import ConfigurationError, ImageUnavailable, ImageUnreadable, Unavailable
 from visual_search.images import content_digest, open_product_image
 from visual_search.models import Embedding, IndexEntry, IndexMark, IndexVersion, point_id
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DECODE_THREADS = min(8, os.cpu_count() or 1)
+DECODE_THREADS = min(4, os.cpu_count() or 1)
 CLAIM_BATCHES = 2  # batches' worth of products in one claim: while one is embedded the next is decoded
 State = IndexEntry.State
 
@@ -91,7 +92,7 @@ def drain(*, seconds: float | None = None, progress: Callable[[Result], object] 
     version = versions.ensure_active()
     encoder = encoder_for(version)
     while claim := claims.claim(version, limit=get_settings().BATCH_SIZE * CLAIM_BATCHES):
-        for result in index_claim(claim, encoder, report=report, database=database):
+        for result in index_claim(claim, encoder, report=report, database=database, deadline=deadline):
             setattr(report, result.state, getattr(report, result.state) + 1)
             if progress is not None:
                 progress(result)
@@ -103,19 +104,22 @@ def drain(*, seconds: float | None = None, progress: Callable[[Result], object] 
     return report
 
 
-def index_claim(claim: Claim, encoder: TransformersEncoder, *, report: DrainReport, database: str) -> list[Result]:
-    """Index the claimed products and return the results that were committed."""
+def index_claim(
+    claim: Claim, encoder: TransformersEncoder, *, report: DrainReport, database: str, deadline: float = math.inf
+) -> Iterator[Result]:
+    """Index the claimed products and yield each result after its commit; past the deadline, give the rest back."""
     try:
         plans = list(make_plans(claim, database=database))
-        embed_plans(plans, encoder, report, before_batch=lambda: claims.renew(claim, database))
-        for plan in plans:
-            _conclude(plan)
-        return claims.finish(claim, [plan.result for plan in plans], database=database)
+        for ready in embed_plans(plans, encoder, report, before_batch=lambda: claims.renew(claim, database)):
+            yield from claims.finish(claim, [conclude(plan) for plan in ready], database=database)
+            if time.monotonic() >= deadline:
+                claims.release(claim, database)
+                return
     except (ConfigurationError, Unavailable):
         claims.release(claim, database)
         raise
-    except Exception:
-        claims.abandon(claim, database)
+    except Exception as error:
+        claims.abandon(claim, database, error=f"{type(error).__name__}: {error}")
         raise
 
 
@@ -126,7 +130,8 @@ def make_plans(claim: Claim, *, database: str) -> Iterator[Plan]:
     """Compare the claimed products with their stored embeddings; one plan a product."""
     catalog = get_catalog()
     keys = list(claim.products)
-    products = {str(product.pk): product for product in catalog.queryset().using(database).filter(pk__in=keys)}
+    known = catalog.queryset().using(database).filter(pk__in=catalog.valid_keys(keys))
+    products = {str(product.pk): product for product in known}
     stored: dict[str, list[Embedding]] = {}
     for row in Embedding.objects.using(database).filter(version=claim.version, product_key__in=keys):
         stored.setdefault(row.product_key, []).append(row)
@@ -139,7 +144,8 @@ def make_plans(claim: Claim, *, database: str) -> Iterator[Plan]:
             yield make_plan(catalog, product, claimed, claim.version, rows)
         except Exception as error:  # the shop's own code: one product's trouble must not stop the others
             logger.exception("Product %s can't be read through the catalogue", claimed.key)
-            yield Plan(Result(claimed.key, State.FAILED, errors=[f"{type(error).__name__}: {error}"]))
+            reason = f"{type(error).__name__}: {error}"
+            yield Plan(Result(claimed.key, State.FAILED, UNREADABLE, errors=[reason], is_transient=True))
 
 
 def make_plan(
@@ -151,7 +157,8 @@ def make_plan(
     by_image = {row.image_key: row for row in rows}
     for image in images:
         row = by_image.pop(image.key, None)
-        is_fresh = row is not None and row.vector is not None and row.image_identity == image.identity
+        is_same = row is not None and row.vector is not None and row.image_identity == image.identity
+        is_fresh = is_same and row is not None and row.digest
         if row is None or not is_fresh or claimed.is_forced:
             row = row or Embedding(id=point_id(version.pk, claimed.key, image.key), version=version)
             row.product_key, row.image_key = claimed.key, image.key
@@ -182,10 +189,12 @@ def _tombstone(row: Embedding) -> Embedding:
     return row
 
 
-def _conclude(plan: Plan) -> None:
+def conclude(plan: Plan) -> Result:
+    """Return the plan's result, its state said."""
     result = plan.result
     if result.errors and result.state == State.INDEXED:
         result.state = State.PARTIAL if plan.good_images else State.FAILED
+    return result
 
 
 # Reading and embedding
@@ -193,9 +202,10 @@ def _conclude(plan: Plan) -> None:
 
 def embed_plans(
     plans: list[Plan], encoder: TransformersEncoder, report: DrainReport, *, before_batch: Callable[[], None]
-) -> None:
-    """Read the images that changed and embed those whose bytes did, a batch at a time."""
+) -> Iterator[list[Plan]]:
+    """Read the images that changed, embed those whose bytes did, and yield the plans as they are complete."""
     jobs = [job for plan in plans for job in plan.jobs]
+    yield [plan for plan in plans if not plan.jobs]
     if not jobs:
         return
     target_px = encoder.input_size_px * 2
@@ -203,6 +213,9 @@ def embed_plans(
         for batch in _read_ahead(pool, jobs, size=get_settings().BATCH_SIZE, target_px=target_px):
             before_batch()
             _embed_batch(batch, encoder, report)
+            done = [job.plan for job, _ in batch if job is job.plan.jobs[-1]]
+            if done:
+                yield done
 
 
 def _read_ahead(
@@ -221,21 +234,22 @@ def _read_ahead(
 def read_image(job: ImageJob, *, target_px: int) -> tuple[Image | None, str]:
     """Return the decoded image and the digest of its bytes; no image where the bytes are the embedded ones.
 
-    Raises ImageUnreadable with a reason for the shop's staff. Reads through the storage, so that any will do.
+    Raises ImageUnreadable with a reason for the shop's staff, ImageUnavailable if the storage failed.
     """
     try:
         data = job.image.read()
     except FileNotFoundError as error:
-        raise ImageUnreadable("the file is missing from the storage") from error
+        raise ImageUnavailable("the file is missing from the storage") from error
     except Exception as error:  # each storage raises errors of its own client
-        raise ImageUnreadable(f"the storage failed: {type(error).__name__}: {error}") from error
+        raise ImageUnavailable(f"the storage failed: {type(error).__name__}: {error}") from error
     digest = content_digest(data)
     if job.row.vector and job.row.digest == digest and not job.is_forced:
         return None, digest
     return open_product_image(io.BytesIO(data), max_pixels=PRODUCT_IMAGE_PIXELS, target_px=target_px), digest
 
 
-PRODUCT_IMAGE_PIXELS = 200_000_000  # the shop's own files: studio pictures of 150 megapixels exist
+PRODUCT_IMAGE_PIXELS = 100_000_000  # the shop's own files: 4 threads hold 5 GB at the worst
+UNREADABLE = "unreadable"  # the content digest while the catalogue raises: the sweep sees when it no longer does
 
 
 def _embed_batch(
@@ -248,20 +262,23 @@ def _embed_batch(
         try:
             image, digest = reading.result()
         except ImageUnreadable as error:
-            _give_up_image(job, str(error))
+            _give_up_image(job, str(error), is_transient=isinstance(error, ImageUnavailable))
             continue
         except Exception as error:  # one image's trouble must not stop the others
             logger.exception("Image %s of product %s could not be read", job.image.name, job.plan.result.key)
-            _give_up_image(job, f"{type(error).__name__}: {error}")
+            _give_up_image(job, f"{type(error).__name__}: {error}", is_transient=False)
             continue
         if image is None:
             _accept(job, None, digest)
         else:
             ready.append((job, image, digest))
     vectors = _embed_or_isolate(encoder, [image for _, image, _ in ready])
+    if len(ready) > 1 and all(isinstance(vector, Exception) for vector in vectors):
+        raise Unavailable(f"The encoder fails on every image: {vectors[0]}", code="encoder_failed")
     for (job, _, digest), vector in zip(ready, vectors, strict=True):
         if isinstance(vector, Exception):
-            _give_up_image(job, f"the encoder failed: {type(vector).__name__}: {vector}")
+            reason = f"the encoder failed: {type(vector).__name__}: {vector}"
+            _give_up_image(job, reason, is_transient=True)
         else:
             _accept(job, vector, digest)
             report.embedded += 1
@@ -295,8 +312,16 @@ def _accept(job: ImageJob, vector: bytes | None, digest: str) -> None:
     job.plan.result.rows.append(_rewritten(job.row, job.image, job.plan.payload))
 
 
-def _give_up_image(job: ImageJob, reason: str) -> None:
-    job.plan.result.errors.append(f"{job.image.name}: {reason}")
-    if job.row.vector:
-        # The picture that this vector stands for is gone from the product.
-        job.plan.result.rows.append(_tombstone(job.row))
+def _give_up_image(job: ImageJob, reason: str, *, is_transient: bool) -> None:
+    result = job.plan.result
+    result.errors.append(f"{job.image.name}: {reason}")
+    result.is_transient |= is_transient
+    if not job.row.vector:
+        return
+    if job.row.image_identity == job.image.identity:
+        # It was to be read again and can't be now: the vector still stands for it. No digest: read it next time.
+        job.row.digest = ""
+        job.plan.good_images += 1
+        result.rows.append(_rewritten(job.row, job.image, job.plan.payload))
+    else:
+        result.rows.append(_tombstone(job.row))  # the picture that it stands for is gone from the product

@@ -29,6 +29,8 @@ def mark_dirty(products: QuerySet[Any], *, kind: str = IndexMark.Kind.CHANGED) -
 
     Call it after the change, in the same transaction. Returns how many products were marked.
     """
+    if not issubclass(products.model, get_catalog().model):
+        raise TypeError(f"mark_dirty() takes {get_catalog().model.__name__} rows, not {products.model.__name__} rows.")
     if products.query.is_sliced:  # "the first hundred": Django can't order such a query by key
         products = products.model._base_manager.filter(pk__in=list(products.values_list("pk", flat=True)))
     return sum(mark_keys(keys, kind=kind) for keys in relations.in_slices(products.using(get_catalog().database)))

@@ -80,7 +80,8 @@ class IndexEntry(models.Model):
     indexed_at = models.DateTimeField(null=True, blank=True)
     claim_token = models.UUIDField(null=True, blank=True)
     lease_until = models.DateTimeField(null=True, blank=True)
-    attempts = models.PositiveSmallIntegerField(default=0)
+    claimed_through = models.BigIntegerField(default=0, help_text="The newest mark that the last claim saw.")
+    attempts = models.PositiveIntegerField(default=0)
     next_attempt_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
@@ -105,7 +106,7 @@ class Embedding(models.Model):
     version = models.ForeignKey(IndexVersion, models.CASCADE, related_name="embeddings")
     product_key = models.CharField(max_length=255)
     image_key = models.CharField(max_length=255)
-    image_identity = models.CharField(max_length=500)
+    image_identity = models.TextField()
     digest = models.CharField(max_length=64, help_text="SHA-256 of the image's bytes.")
     is_main = models.BooleanField()
     vector = models.BinaryField(null=True, help_text="Float16, unit length.")

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from django.core.exceptions import FieldDoesNotExist
 from django.db.models import Model, Q, QuerySet
 
-from visual_search.catalog import Catalog, get_catalog
+from visual_search.catalog import Catalog, find_relation, get_catalog
 from visual_search.models import product_label
 
 SLICE = 1000  # product keys written at once; one statement of about 100 KB
@@ -44,7 +43,7 @@ def relations() -> tuple[Relation, ...]:
 def _steps(catalog: Catalog, dotted: str) -> Iterator[Relation]:
     parent, parent_path = catalog.model, ""
     for step in dotted.split("."):
-        found = _find(parent, step)
+        found = find_relation(parent, step)
         if found is None or not isinstance(found.related_model, type):
             return
         path = f"{parent_path}__{found.name}" if parent_path else found.name
@@ -55,18 +54,6 @@ def _steps(catalog: Catalog, dotted: str) -> Iterator[Relation]:
         parent, parent_path = found.related_model, path
 
 
-def _find(model: type[Model], attribute: str) -> Any:
-    """Return the relation behind an attribute; reverse ones are called differently in look-ups."""
-    for related in model._meta.related_objects:
-        if related.get_accessor_name() == attribute:
-            return related
-    try:
-        found = model._meta.get_field(attribute)
-    except FieldDoesNotExist:
-        return None
-    return found if found.is_relation else None
-
-
 def affected_products(label: str, keys: list[str], *, database: str) -> QuerySet[Any]:
     """Return the products that rows of a related model touch, by whatever path."""
     catalog = get_catalog()
@@ -74,7 +61,7 @@ def affected_products(label: str, keys: list[str], *, database: str) -> QuerySet
     for relation in relations():
         for model, path in ((relation.parent, relation.parent_path), (relation.model, relation.path)):
             if path and product_label(model) == label:
-                condition |= Q(**{f"{path}__in": keys})
+                condition |= Q(**{f"{path}__pk__in": keys})
     return catalog.model._base_manager.using(database).filter(condition)
 
 

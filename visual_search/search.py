@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from visual_search.encoders import TransformersEncoder
 
 POINTS_PER_PRODUCT = 3  # points asked for at first for each product wanted: several images, and some not visible
+KEYS_PER_QUERY = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +87,15 @@ def search(query: SearchQuery, *, request: HttpRequest | None = None) -> SearchR
     hits, has_more = find_visible(store, vector, query, threshold, request, timer)
     with timer("database"):
         shown = hydrate(hits, request)
-    return SearchResults(shown, query.offset + len(hits) if has_more else None, timer.stages)
+    following = query.offset + len(hits)
+    next_offset = following if has_more and following <= get_settings().MAX_OFFSET else None
+    return SearchResults(shown, next_offset, timer.stages)
 
 
 def checked(query: SearchQuery) -> SearchQuery:
     """Return the query with its limit filled in. Raises InvalidQuery for what is outside the allowed."""
     settings = get_settings()
-    limit = settings.DEFAULT_LIMIT if query.limit is None else query.limit
+    limit = min(settings.DEFAULT_LIMIT, settings.MAX_LIMIT) if query.limit is None else query.limit
     if not query.photos and not query.texts:
         raise InvalidQuery("Send a photo, or say in words what you look for.", code="query_empty")
     if not 1 <= limit <= settings.MAX_LIMIT:
@@ -142,13 +145,15 @@ def find_visible(
     limit = query.limit or get_settings().DEFAULT_LIMIT
     wanted = query.offset + limit + 1
     fetch = wanted * POINTS_PER_PRODUCT
+    known: dict[str, bool] = {}
     while True:
         with timer("store"):
             points = store.query(vector, query.filters, limit=fetch, score_threshold=threshold)
+        best = best_per_product(points)
         with timer("database"):
-            best = best_per_product(points)
-            visible = visible_keys([hit.product for hit in best], request)
-        shown = [hit for hit in best if hit.product in visible]
+            fresh = [hit.product for hit in best if hit.product not in known]
+            known |= dict.fromkeys(fresh, False) | dict.fromkeys(visible_keys(fresh, request), True)
+        shown = [hit for hit in best if known[hit.product]]
         if len(shown) >= wanted or len(points) < fetch:
             return shown[query.offset : query.offset + limit], len(shown) >= wanted
         fetch *= 4
@@ -165,12 +170,17 @@ def best_per_product(points: Sequence[Hit]) -> list[Hit]:
 def visible_products(keys: Sequence[str], request: HttpRequest | None) -> QuerySet[Any]:
     """Return the products among `keys` that may be shown to this request."""
     catalog = get_catalog()
-    return catalog.visible_to(catalog.queryset(), request).filter(pk__in=keys)
+    return catalog.visible_to(catalog.queryset(), request).filter(pk__in=catalog.valid_keys(keys))
 
 
 def visible_keys(keys: Sequence[str], request: HttpRequest | None) -> set[str]:
-    rows = visible_products(keys, request).select_related(None).prefetch_related(None).order_by()
-    return {str(key) for key in rows.values_list("pk", flat=True)}
+    """Return the keys of the products that may be shown."""
+    found: set[str] = set()
+    for start in range(0, len(keys), KEYS_PER_QUERY):
+        rows = visible_products(keys[start : start + KEYS_PER_QUERY], request)
+        plain = rows.select_related(None).prefetch_related(None).order_by()
+        found.update(str(key) for key in plain.values_list("pk", flat=True))
+    return found
 
 
 def hydrate(hits: Sequence[Hit], request: HttpRequest | None) -> list[ProductHit]:
@@ -185,9 +195,12 @@ def hydrate(hits: Sequence[Hit], request: HttpRequest | None) -> list[ProductHit
 
 
 def read_photo(upload: bytes | BinaryIO) -> Image:
-    """Return an uploaded photo upright, in RGB, small enough for the encoder. Raises PhotoRejected."""
+    """Return an uploaded photo upright, in RGB, small enough for the encoder.
+
+    Raises PhotoRejected; IndexEmpty or IndexOutdated before the encoder would be loaded for nothing.
+    """
     settings = get_settings()
-    encoder = get_encoder(settings.CHECKPOINT)
+    encoder = get_encoder(versions.get_active().checkpoint)
     return decode_photo(
         upload,
         max_bytes=settings.MAX_UPLOAD_BYTES,

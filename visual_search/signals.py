@@ -6,7 +6,8 @@ Django's fast deletes from the whole project.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from django.apps import apps
@@ -52,6 +53,18 @@ def disconnect() -> None:
                 signal.disconnect(sender=sender, dispatch_uid=_uid(sender, purpose))
 
 
+def _in_the_index_database(handler: Callable[..., None]) -> Callable[..., None]:
+    """Pass over rows of other databases: the index knows nothing of them."""
+
+    @functools.wraps(handler)
+    def handle(*, using: str, **kwargs: Any) -> None:
+        if using == get_catalog().database:
+            handler(using=using, **kwargs)
+
+    return handle
+
+
+@_in_the_index_database
 def _product_changed(sender: type[Model], instance: Model, using: str, **kwargs: Any) -> None:
     catalog = get_catalog()
     # A multi-table child's row is saved with its own key; the product's key is the parent row's.
@@ -59,6 +72,7 @@ def _product_changed(sender: type[Model], instance: Model, using: str, **kwargs:
     mark([(product_label(catalog.model), str(key))], using=using)
 
 
+@_in_the_index_database
 def _related_will_change(
     sender: type[Model], instance: Model, using: str, raw: bool, update_fields: Iterable[str] | None, **kwargs: Any
 ) -> None:
@@ -73,21 +87,25 @@ def _related_will_change(
             _stash(instance, [(product_label(relation.parent), str(old))])
 
 
+@_in_the_index_database
 def _related_changed(sender: type[Model], instance: Model, using: str, **kwargs: Any) -> None:
     shared = [(product_label(model), str(instance.pk)) for model in _shared_models(sender)]
     mark([*_parents(sender, instance), *shared, *_unstash(instance)], using=using)
 
 
+@_in_the_index_database
 def _related_will_go(sender: type[Model], instance: Model, using: str, **kwargs: Any) -> None:
     """Find the products of a row that they point at: once it is gone, SET_NULL has cut the way to them."""
     for model in _shared_models(sender):
         mark_dirty(relations.affected_products(product_label(model), [str(instance.pk)], database=using))
 
 
+@_in_the_index_database
 def _related_gone(sender: type[Model], instance: Model, using: str, **kwargs: Any) -> None:
     mark(_parents(sender, instance), using=using)
 
 
+@_in_the_index_database
 def _members_changed(
     sender: type[Model], instance: Model, action: str, pk_set: set[Any] | None, using: str, **kwargs: Any
 ) -> None:

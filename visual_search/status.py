@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
 from dataclasses import dataclass
+from typing import Any
 
-from django.db.models import Count, Min
-from django.utils import timezone
+from django.db.models import Count, QuerySet
+from django.db.models.functions import Now
 
 from visual_search import queue, versions
 from visual_search.catalog import get_catalog
 from visual_search.components import store_for
-from visual_search.exceptions import Unavailable
+from visual_search.exceptions import VisualSearchError
 from visual_search.models import Embedding, FeedState, IndexEntry, IndexMark, IndexVersion, QueueState
 
 
@@ -48,12 +48,12 @@ def read_status() -> IndexStatus:
         problem=(versions.why_outdated(version) if version else "") or state.drain_error or problem,
         states={state.value: counted.get(state.value, 0) for state in IndexEntry.State},
         marks=marks.count(),
-        oldest_mark_seconds=_age(marks.aggregate(first=Min("marked_at"))["first"]),
-        in_work=entries.filter(lease_until__gt=timezone.now()).count(),
+        oldest_mark_seconds=_age(marks.order_by("pk"), "marked_at"),
+        in_work=entries.filter(lease_until__gt=Now()).count(),
         indexed=embeddings.count(),
         searchable=None if position is None else embeddings.filter(seq__lte=position).count(),
         lag=None if position is None else last_seq - position,
-        swept_seconds=_age(state.swept_at),
+        swept_seconds=_age(QueueState.objects.using(database).filter(swept_at__isnull=False), "swept_at"),
         waiting_tasks=queue.waiting_tasks(),
     )
 
@@ -65,13 +65,15 @@ def _position(version: IndexVersion | None) -> tuple[int | None, str]:
     try:
         store = store_for(version)
         position = store.position() if store.is_shared else None
-    except Unavailable as error:
+    except VisualSearchError as error:
         return None, str(error)
     return (position.seq if position else 0) if store.is_shared else None, ""
 
 
-def _age(moment: datetime.datetime | None) -> float | None:
-    return None if moment is None else max(0.0, (timezone.now() - moment).total_seconds())
+def _age(rows: QuerySet[Any], field: str) -> float | None:
+    """Return how long ago the first row's moment was, both by the database's clock."""
+    found = rows.annotate(now=Now()).values_list(field, "now").first()
+    return None if found is None else max(0.0, (found[1] - found[0]).total_seconds())
 
 
 def duration(seconds: float) -> str:

@@ -15,7 +15,7 @@ from django.db.models.functions import Now
 from visual_search import feed
 from visual_search.catalog import Catalog, get_catalog
 from visual_search.conf import get_settings
-from visual_search.indexing import digest_of
+from visual_search.indexing import UNREADABLE, digest_of
 from visual_search.marks import mark_unmarked
 from visual_search.models import (
     Embedding,
@@ -99,7 +99,7 @@ def differing_products(version: IndexVersion, database: str, *, after: str = "")
 
 def _differs(catalog: Catalog, product: Any, entry: IndexEntry | None) -> bool:
     if entry is not None and entry.state == IndexEntry.State.FAILED and not entry.content_digest:
-        return False  # given up before its content was known; a save or `reindex_products --missing` tries again
+        return False  # given up because it killed its workers; a save or `reindex_products --missing` tries again
     return entry is None or entry.content_digest != _digest(catalog, product)
 
 
@@ -108,7 +108,7 @@ def _digest(catalog: Catalog, product: Any) -> str:
         return digest_of(catalog.payload(product), catalog.images_of(product))
     except Exception:  # the shop's own code; the drain writes the reason into the entry
         logger.debug("Product %s can't be read through the catalogue", product.pk, exc_info=True)
-        return ""
+        return UNREADABLE
 
 
 def orphaned_entries(version: IndexVersion, database: str, *, after: int = 0) -> Iterator[tuple[int, list[str]]]:
@@ -117,7 +117,8 @@ def orphaned_entries(version: IndexVersion, database: str, *, after: int = 0) ->
     while page := list(entries.filter(pk__gt=after).order_by("pk").values_list("pk", "key")[:SLICE]):
         after = page[-1][0]
         keys = [key for _, key in page]
-        living = get_catalog().queryset().using(database).filter(pk__in=keys).values_list("pk", flat=True)
+        possible = get_catalog().valid_keys(keys)
+        living = get_catalog().queryset().using(database).filter(pk__in=possible).values_list("pk", flat=True)
         yield after, sorted(set(keys) - {str(pk) for pk in living})
 
 

@@ -22,6 +22,8 @@ SLICE = 500  # products compared in one go
 DEEP_SAMPLE = 20  # images that --deep embeds again
 SAME_IMAGE_COSINE = 0.999  # half precision and other batch sizes stay above it
 
+EmbeddedImage = tuple[CatalogImage, Embedding]
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -56,19 +58,39 @@ def verify(*, is_deep: bool = False) -> Verification:
     report = Verification()
     waiting = IndexMark.objects.using(database).values_list("model_label", "key").distinct()
     report.differences += [Difference("waiting", key, f"{label} is marked, not drained yet") for label, key in waiting]
-    embedded: list[tuple[CatalogImage, Embedding]] = []
+    sample = Sample(DEEP_SAMPLE)
     for product, entry, rows in _products(version, database):
         report.products += 1
+        embedded: list[EmbeddedImage] = []
         report.differences += _compare_product(get_catalog(), product, entry, rows, report, embedded)
+        report.images += len(embedded)
+        if is_deep:
+            report.differences += _compare_bytes(embedded)
+            sample.add(embedded)
     for _, keys in orphaned_entries(version, database):
         report.differences += [Difference("orphaned", key, "indexed, but not in the catalogue") for key in keys]
     report.differences += _compare_removed(version, database)
-    report.images = len(embedded)
     report.differences += _compare_store(version, database, report)
     if is_deep:
-        report.differences += _compare_bytes(embedded)
-        report.differences += _compare_vectors(version, embedded)
+        report.differences += _compare_vectors(version, sample.chosen)
     return report
+
+
+class Sample:
+    """A random sample of a stream: each item is as likely to be kept. Source: Vitter 1985, algorithm R."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.seen = size, 0
+        self.chosen: list[EmbeddedImage] = []
+        self._dice = random.Random()  # noqa: S311
+
+    def add(self, items: list[EmbeddedImage]) -> None:
+        for item in items:
+            self.seen += 1
+            if len(self.chosen) < self.size:
+                self.chosen.append(item)
+            elif (place := self._dice.randrange(self.seen)) < self.size:
+                self.chosen[place] = item
 
 
 def _products(version: IndexVersion, database: str) -> Iterator[tuple[Any, IndexEntry | None, list[Embedding]]]:
@@ -91,7 +113,7 @@ def _compare_product(
     entry: IndexEntry | None,
     rows: list[Embedding],
     report: Verification,
-    embedded: list[tuple[CatalogImage, Embedding]],
+    embedded: list[EmbeddedImage],
 ) -> Iterator[Difference]:
     key = str(product.pk)
     if entry is None:
@@ -152,7 +174,7 @@ def _compare_store(version: IndexVersion, database: str, report: Verification) -
         yield Difference("point_extra", "", f"point {point} is in the store alone")
 
 
-def _compare_bytes(embedded: list[tuple[CatalogImage, Embedding]]) -> Iterator[Difference]:
+def _compare_bytes(embedded: list[EmbeddedImage]) -> Iterator[Difference]:
     for image, row in embedded:
         try:
             digest = content_digest(image.read())
@@ -163,10 +185,10 @@ def _compare_bytes(embedded: list[tuple[CatalogImage, Embedding]]) -> Iterator[D
             yield Difference("image", row.product_key, "other bytes under the same name", image.key)
 
 
-def _compare_vectors(version: IndexVersion, embedded: list[tuple[CatalogImage, Embedding]]) -> Iterator[Difference]:
+def _compare_vectors(version: IndexVersion, sample: list[EmbeddedImage]) -> Iterator[Difference]:
     encoder = encoder_for(version)
     target_px = encoder.input_size_px * 2
-    for image, row in random.Random().sample(embedded, min(DEEP_SAMPLE, len(embedded))):  # noqa: S311
+    for image, row in sample:
         try:
             pixels = open_product_image(io.BytesIO(image.read()), max_pixels=PRODUCT_IMAGE_PIXELS, target_px=target_px)
         except (ImageUnreadable, OSError):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+
 from django.db import IntegrityError, transaction
 
 from visual_search.catalog import get_catalog
-from visual_search.components import get_encoder
+from visual_search.components import get_encoder, store_for
 from visual_search.conf import get_settings
-from visual_search.exceptions import IndexEmpty, IndexOutdated
+from visual_search.exceptions import IndexEmpty, IndexOutdated, Unavailable
 from visual_search.models import Embedding, FeedState, IndexEntry, IndexMark, IndexVersion, first_row
+
+logger = logging.getLogger(__name__)
 
 
 def find_active() -> IndexVersion | None:
@@ -62,13 +66,16 @@ def ensure_active() -> IndexVersion:
 
 
 def reset_index() -> None:
-    """Delete the whole index. Stores forget theirs at the next feed, because the epoch is another."""
+    """Delete the whole index: the tables, and the points of a store that all processes share."""
     database = get_catalog().database
+    for version in IndexVersion.objects.using(database):
+        store = store_for(version)
+        if store.is_shared:
+            try:
+                store.reset()
+            except Unavailable as error:  # its collection stays behind, under a name that is never used again
+                logger.warning("The store could not be emptied: %s", error)
     with transaction.atomic(using=database):
-        state = first_row(FeedState, database)
-        IndexMark.objects.using(database).all().delete()
-        Embedding.objects.using(database).all().delete()
-        IndexEntry.objects.using(database).all().delete()
-        IndexVersion.objects.using(database).all().delete()
-        state.delete()
-        first_row(FeedState, database)
+        for model in (IndexMark, Embedding, IndexEntry, IndexVersion, FeedState):
+            model.objects.using(database).all().delete()
+        first_row(FeedState, database)  # another epoch

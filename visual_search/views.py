@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.db import transaction
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import render
 from django.views.decorators.http import require_http_methods
 
 from visual_search.api.serializers import read_query
-from visual_search.api.views import explain, refuse_large_upload
+from visual_search.api.views import explain, refuse_large_upload, without_transaction
 from visual_search.catalog import get_catalog
 from visual_search.exceptions import VisualSearchError
 from visual_search.filters import Boolean, Number
 from visual_search.search import ProductHit, SearchResults, search
 
 
-@transaction.non_atomic_requests
+@without_transaction
 @require_http_methods(["GET", "HEAD", "POST"])
 def search_page(request: HttpRequest) -> HttpResponse:
     """Show the form, and below it what was found. A photo is searched with and forgotten."""
@@ -28,7 +27,7 @@ def search_page(request: HttpRequest) -> HttpResponse:
             refuse_large_upload(request)
             data = request.POST
         if is_asked(request, data):
-            results = search(read_query(request, data), request=request)
+            results = search(read_query(data, request.FILES.getlist("photo")), request=request)
             context["hits"] = [card(hit) for hit in results.hits]
             context |= {"was_searched": True, "next": next_page(request, data, results)}
     except VisualSearchError as error:

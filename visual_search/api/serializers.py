@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, BinaryIO, cast
 
+from django.core.files.uploadedfile import UploadedFile
 from django.http import HttpRequest, QueryDict
 from rest_framework import serializers
 
@@ -28,22 +30,21 @@ class SearchRequestSerializer(serializers.Serializer[SearchQuery]):
     score_threshold = serializers.FloatField(required=False, allow_null=True, help_text="Cosine, -1 to 1.")
 
 
-def read_query(request: HttpRequest, data: QueryDict) -> SearchQuery:
-    """Return the query that a request asks for. Raises BadRequest errors; files are read from `request.FILES`."""
-    uploads = request.FILES.getlist("photo")
-    if len(uploads) > 1:
+def read_query(data: QueryDict, photos: Sequence[UploadedFile[Any]]) -> SearchQuery:
+    """Return the query that a request asks for. photos: the uploaded files. Raises BadRequest errors."""
+    if len(photos) > 1:
         raise PhotoRejected("Please send one photo.", code="photo_not_single")
-    if not uploads and data.get("photo"):
+    if not photos and data.get("photo"):
         raise PhotoRejected("The photo must be sent as a file.", code="photo_not_a_file")
     fields = SearchRequestSerializer(data={key: data[key] for key in data if key != "photo" and data[key] != ""})
     if not fields.is_valid():
         raise InvalidQuery("; ".join(f"{name}: {' '.join(map(str, errors))}" for name, errors in fields.errors.items()))
     wanted: dict[str, Any] = fields.validated_data
-    known = {*fields.fields, *IGNORED, *request.FILES}
+    known = {*fields.fields, *IGNORED}
     filters = parse_filters(get_catalog().filters, {key: data.getlist(key) for key in data if key not in known})
     text = wanted.get("text") or wanted.get("q")
     return SearchQuery(
-        photos=[read_photo(cast(BinaryIO, upload)) for upload in uploads],
+        photos=[read_photo(cast(BinaryIO, upload)) for upload in photos],
         texts=[text] if text else [],
         photo_weight=wanted["photo_weight"],
         text_weight=wanted["text_weight"],

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, cast
 
-from django.db import transaction
-from django.http import HttpRequest
-from django.utils.decorators import method_decorator
+from django.core.files.uploadedfile import UploadedFile
+from django.db import connections, transaction
+from django.http import HttpRequest, QueryDict
 from rest_framework import exceptions, status
 from rest_framework.parsers import FormParser, MultiPartParser
 from rest_framework.request import Request
@@ -28,7 +28,7 @@ SHOPPERS_SENTENCE = "The search is not available at the moment. Please try again
 
 
 def refuse_large_upload(request: HttpRequest) -> None:
-    """Refuse by the announced length, before a byte of the body is read. Raises PhotoRejected."""
+    """Refuse by the announced length, before the body is read here. Raises PhotoRejected."""
     limit = get_settings().MAX_UPLOAD_BYTES
     try:
         announced = int(request.META.get("CONTENT_LENGTH") or 0)
@@ -37,6 +37,16 @@ def refuse_large_upload(request: HttpRequest) -> None:
     if announced > limit + FORM_BYTES:
         megabytes = f"{limit / 2**20:.3g} MB"
         raise PhotoRejected(f"This photo is too large. Use one below {megabytes}.", code="photo_too_large")
+
+
+def without_transaction(view: Any) -> Any:
+    """Return the view, run without a transaction in any database, whatever ATOMIC_REQUESTS says.
+
+    A photo takes a while to decode and embed; meanwhile SQLite's write lock would be held.
+    """
+    for alias in connections:
+        view = transaction.non_atomic_requests(using=alias)(view)
+    return view
 
 
 def explain(error: VisualSearchError) -> tuple[int, dict[str, str]]:
@@ -49,17 +59,20 @@ def explain(error: VisualSearchError) -> tuple[int, dict[str, str]]:
     return 503, {"code": code, "detail": SHOPPERS_SENTENCE}
 
 
-# A photo takes a while to decode and embed: no transaction may be open meanwhile, whatever ATOMIC_REQUESTS says.
-@method_decorator(transaction.non_atomic_requests, name="dispatch")
 class SearchAPIView(APIView):
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        refuse_large_upload(request)  # before authentication, whose CSRF check reads the body
+        super().initial(request, *args, **kwargs)
+
     def handle_exception(self, exc: Exception) -> Response:
         if isinstance(exc, VisualSearchError):
             code, body = explain(exc)
             headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if code == status.HTTP_503_SERVICE_UNAVAILABLE else None
             return Response(body, status=code, headers=headers)
         response = super().handle_exception(exc)
-        if isinstance(exc, exceptions.APIException) and isinstance(exc.detail, str):
-            response.data = {"code": exc.detail.code, "detail": str(exc.detail)}
+        detail = response.data.get("detail")
+        if isinstance(detail, exceptions.ErrorDetail):
+            response.data = {"code": detail.code, "detail": str(detail)}
         return response
 
 
@@ -69,14 +82,13 @@ class SearchView(SearchAPIView):
     parser_classes = [MultiPartParser, FormParser]
 
     def get(self, request: Request) -> Response:
-        return self.answer(request, request.query_params)
+        return self.answer(request, request.query_params, [])
 
     def post(self, request: Request) -> Response:
-        refuse_large_upload(request)
-        return self.answer(request, request.data)
+        return self.answer(request, cast(QueryDict, request.data), request.FILES.getlist("photo"))
 
-    def answer(self, request: Request, data: Any) -> Response:
-        results = search(read_query(request, data), request=request)
+    def answer(self, request: Request, data: QueryDict, photos: list[UploadedFile[Any]]) -> Response:
+        results = search(read_query(data, photos), request=request)
         return Response(results_data(results, request))
 
 
@@ -90,5 +102,6 @@ class HealthView(SearchAPIView):
     def get(self, request: Request) -> Response:
         if reason := why_not_ready():
             logger.info("Not ready: %s", reason)
-            return Response({"code": "not_ready", "detail": reason}, status=status.HTTP_503_SERVICE_UNAVAILABLE)
+            body = {"code": "not_ready", "detail": "This process can't answer searches yet; its log says why."}
+            return Response(body, status=status.HTTP_503_SERVICE_UNAVAILABLE)
         return Response({"status": "ok"})

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -172,8 +172,14 @@ class EdgeStore:
     @contextmanager
     def _calling(self, attempt: str) -> Iterator[EdgeShard]:
         shard = self._open()
-        with engine_errors(f"{attempt} edge store {self.name!r}"):
-            yield shard
+        try:
+            with engine_errors(f"{attempt} edge store {self.name!r}"):
+                yield shard
+        except StoreUnavailable:
+            # Nothing in it has to survive: the next query opens an empty one, and the feed fills it.
+            with suppress(StoreUnavailable):
+                self.close()
+            raise
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:

@@ -50,5 +50,5 @@ class Command(BaseCommand):
         )
         if report.unreadable:
             self.stdout.write(
-                f"{report.unreadable} products have images that can't be read; `index_status` counts them."
+                f"{report.unreadable} products are not, or not wholly, indexed; their entries in the admin say why."
             )
