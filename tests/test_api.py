@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -159,6 +160,18 @@ def test_announced_length_too_large__is_refused_unread(client: Client, shop: Any
     environ = {"wsgi.input": Unreadable(), "CONTENT_LENGTH": str(200 * 2**20), "CONTENT_TYPE": kind}
     answer = client.post(SEARCH, content_type=kind, **environ)
     assert (answer.status_code, answer.json()["code"]) == (413, "photo_too_large")
+
+
+def test_get_with_a_large_body__is_refused_too(client: Client, shop: Any, settings: Any) -> None:
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"MAX_UPLOAD_BYTES": 1000}
+    answer = client.generic("GET", f"{SEARCH}?q=a", b"x" * 2_000_000, content_type="multipart/form-data; boundary=x")
+    assert (answer.status_code, answer.json()["code"]) == (413, "photo_too_large")
+
+
+def test_checkpoint_given_as_a_path__is_the_same_checkpoint(client: Client, shop: Any, settings: Any) -> None:
+    path = Path(settings.VISUAL_SEARCH["CHECKPOINT"])
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"CHECKPOINT": path}
+    assert client.get(SEARCH, {"q": "a"}).status_code == 200
 
 
 def test_body_that_is_no_form__is_a_4xx_with_a_code(client: Client, shop: Any) -> None:

@@ -63,6 +63,7 @@ def test_wrong_catalogue_setting__is_named(settings: Any, path: str) -> None:
         ({"filters": {"min_size": Keyword("name")}}, "visual_search.E015"),
         ({"filters": {"_x": Keyword("name")}}, "visual_search.E015"),
         ({"filters": {"category": "category.slug"}}, "visual_search.E014"),
+        ({"filters": {"category": Keyword("categroy.slug")}}, "visual_search.E017"),
     ],
 )
 def test_wrong_catalogue__is_named(monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], expected: str) -> None:

@@ -209,3 +209,24 @@ def test_seq__follows_the_order_of_commits(make_product: Any, version: Any) -> N
     table = dict(Embedding.objects.values_list("id", "seq"))
     assert dict(store.scroll()) == {str(pk): seq for pk, seq in table.items()}
     assert {point.payload["price"] for point in store.retrieve([str(pk) for pk in table])} == {15.0}
+
+
+def test_second_worker__is_not_told_that_nothing_is_left(version: Any) -> None:
+    keys = [str(number) for number in range(200)]
+    IndexMark.objects.bulk_create([IndexMark(model_label="example_shop.product", key=key) for key in keys])
+    IndexEntry.objects.bulk_create([IndexEntry(version=version, key=key) for key in keys])
+    with transaction.atomic():
+        assert len(claims._free_dirty_entries(version, "default", 64)) == 64
+        (other,) = at_once(lambda: claims.claim(version, limit=64))
+    assert other is not None
+    assert len(other.products) == 64
+
+
+def test_error_text_with_nul__does_not_stop_the_drain(make_product: Any, version: Any) -> None:
+    product = make_product(1)
+    claims.expand_related_marks("default")
+    claim = claims.claim(version, limit=10)
+    assert claim is not None
+    result = claims.Result(str(product.pk), State.FAILED, errors=["a\0b"])
+    assert claims.finish(claim, [result], database="default") == [result]
+    assert IndexEntry.objects.get().error == "ab"

@@ -121,3 +121,39 @@ def test_point__carries_what_the_row_says(shop: Any) -> None:
     (point,) = store_for(get_active()).retrieve([str(row.pk)])
     assert (point.product, point.image, point.is_main, point.seq) == (row.product_key, row.image_key, True, row.seq)
     assert dict(point.payload) == get_catalog().payload(shop[1])
+
+
+def test_private_store_that_starts_over__has_no_position_before_it_is_full(
+    shop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "PAGE", 1)
+    store = store_for(get_active())
+    positions = []
+    upsert = store.upsert
+    monkeypatch.setattr(store, "upsert", lambda points: (positions.append(store.position()), upsert(points)))
+    catch_up()
+    assert positions == [None, None, None]
+    assert store.position() is not None
+
+
+def test_feed_that_was_cut_short__starts_over_without_leaving_ghosts(
+    shop: Any, index: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_for(get_active())
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "set_position", lambda position: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            catch_up()
+    shop[1].delete()
+    index.drain()
+    catch_up()
+    assert stored() == table()
+
+
+def test_edge_store_that_breaks__is_filled_again_by_the_next_query(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    catch_up()
+    store = store_for(get_active())
+    store._shard.close()
+    with pytest.raises(StoreUnavailable):
+        search(SearchQuery(texts=["a"]))
+    assert len(search(SearchQuery(texts=["a"])).hits) == 2

@@ -15,9 +15,11 @@ from django.utils import timezone
 
 from example_shop.models import Category, Product, ProductImage
 from tests.drawings import photo_bytes
-from visual_search import claims, feed, indexing, sweeping, versions
+from visual_search import claims, feed, indexing, signals, sweeping, versions
+from visual_search.catalog import get_catalog
 from visual_search.components import encoder_for, store_for
-from visual_search.exceptions import CheckpointMissing
+from visual_search.exceptions import CheckpointMissing, Unavailable
+from visual_search.marks import mark_dirty
 from visual_search.models import Embedding, FeedState, IndexEntry, IndexMark, IndexVersion
 from visual_search.verifying import verify
 
@@ -119,8 +121,6 @@ def test_overwritten_file__is_seen_when_forced(make_product: Any, index: Any) ->
     assert [d.kind for d in verify(is_deep=True).differences if d.kind == "image"] == ["image"]
     product.save()
     assert index.drain().embedded == 0
-    from visual_search.marks import mark_dirty
-
     mark_dirty(Product.objects.all(), kind=IndexMark.Kind.FORCED)
     assert index.drain().embedded == 1
     assert vectors(product) != before
@@ -404,3 +404,124 @@ def test_drain__runs_a_constant_number_of_queries_a_claim(make_product: Any, ind
 def test_vectors_of_float16_rows__are_unit_length() -> None:
     row = Embedding(vector=np.array([3, 4, 0, 0], dtype="<f2").tobytes())
     assert np.allclose(feed.vectors_of([row], 4), [[0.6, 0.8, 0, 0]])
+
+
+def end_leases() -> None:
+    IndexEntry.objects.update(lease_until=timezone.now() - datetime.timedelta(seconds=1))
+
+
+def kill_three_workers(product: Product) -> None:
+    for _ in range(3):
+        assert claims.claim(versions.ensure_active(), limit=10) is not None
+        end_leases()
+
+
+def test_indexed_product_that_kills_every_worker__stays_given_up(make_product: Any, index: Any) -> None:
+    product = make_product(1)
+    index.drain()
+    product.price = "5.00"
+    product.save()
+    kill_three_workers(product)
+    assert claims.claim(versions.ensure_active(), limit=10) is None
+    assert [index.sweep()["found"] for _ in range(2)] == [0, 0]
+
+
+def test_change_during_the_last_deadly_attempt__is_tried(make_product: Any, index: Any) -> None:
+    product = make_product(1)
+    kill_three_workers(product)
+    product.save()
+    index.drain()
+    assert entry(product).state == State.INDEXED
+
+
+def test_forced_while_the_storage_is_down__keeps_the_good_vector(
+    make_product: Any, index: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    product = make_product(1)
+    index.drain()
+    before = vectors(product)
+    mark_dirty(Product.objects.all(), kind=IndexMark.Kind.FORCED)
+    path = Path(product.images.get().image.path)
+    path.rename(path.with_suffix(".away"))
+    index.drain()
+    assert vectors(product) == before
+    assert entry(product).state == State.PARTIAL
+    path.with_suffix(".away").rename(path)
+    IndexEntry.objects.update(next_attempt_at=timezone.now() - datetime.timedelta(seconds=1))
+    index.sweep()
+    assert entry(product).state == State.INDEXED
+    assert Embedding.objects.get().digest
+
+
+def test_storage_that_is_down_for_long__is_asked_again_each_hour(make_product: Any, index: Any) -> None:
+    product = make_product(1)
+    path = Path(product.images.get().image.path)
+    path.rename(path.with_suffix(".away"))
+    index.drain()
+    for _ in range(6):
+        IndexEntry.objects.update(next_attempt_at=timezone.now() - datetime.timedelta(seconds=1))
+        assert index.sweep()["retried"] == 1
+    wait = entry(product).next_attempt_at - timezone.now()
+    assert 3500 < wait.total_seconds() <= 3600
+    path.with_suffix(".away").rename(path)
+    IndexEntry.objects.update(next_attempt_at=timezone.now() - datetime.timedelta(seconds=1))
+    index.sweep()
+    assert entry(product).state == State.INDEXED
+
+
+def test_encoder_that_fails_on_everything__costs_no_attempt(
+    make_product: Any, index: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    products = [make_product(1), make_product(2)]
+    encoder = encoder_for(versions.ensure_active())
+
+    class Broken:
+        input_size_px = encoder.input_size_px
+
+        def embed_images(self, images: Any) -> Any:
+            raise RuntimeError("CUDA error: device-side assert")
+
+    claims.expand_related_marks("default")
+    claim = claims.claim(versions.ensure_active(), limit=10)
+    assert claim is not None
+    with pytest.raises(Unavailable, match="device-side assert"):
+        list(indexing.index_claim(claim, Broken(), report=indexing.DrainReport(), database="default"))
+    assert {entry(product).attempts for product in products} == {0}
+    index.drain()
+    assert {entry(product).state for product in products} == {State.INDEXED}
+
+
+def test_shop_code_that_works_again__is_noticed_by_the_sweep(
+    make_product: Any, index: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    product = make_product(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Product, "in_stock", property(lambda self: 1 / 0))
+        index.drain()
+        assert entry(product).state == State.FAILED
+        assert index.sweep()["found"] == 0
+    assert index.sweep()["found"] == 1
+    assert entry(product).state == State.INDEXED
+
+
+def test_drain_past_its_time__has_committed_a_batch_and_gives_the_rest_back(
+    make_product: Any, index: Any, settings: Any
+) -> None:
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"BATCH_SIZE": 2}
+    for seed in range(1, 5):
+        make_product(seed)
+    report = indexing.drain(seconds=0)
+    assert (report.indexed, report.is_unfinished) == (2, True)
+    assert not IndexEntry.objects.exclude(claim_token=None).exists()
+    assert set(IndexEntry.objects.values_list("state", "attempts")) == {(State.INDEXED, 0), (State.PENDING, 0)}
+
+
+def test_row_of_another_database__is_no_mark_here(make_product: Any) -> None:
+    product = make_product(1)
+    IndexMark.objects.all().delete()
+    signals.post_save.send(sender=Product, instance=product, created=False, raw=False, using="archive")
+    assert not IndexMark.objects.exists()
+
+
+def test_keys_that_the_model_can_not_have__are_passed_over() -> None:
+    assert get_catalog().valid_keys(["1", "x", "22"]) == ["1", "22"]

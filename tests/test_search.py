@@ -238,6 +238,6 @@ def test_odd_texts__are_searched_with(shop: Any, text: str) -> None:
     assert len(found(SearchQuery(texts=[text]))) == 4
 
 
-def test_photo_that_is_none__is_rejected(starter_folder: Any) -> None:
+def test_photo_that_is_none__is_rejected(shop: Any) -> None:
     with pytest.raises(PhotoRejected):
         read_photo(b"no picture")

@@ -134,9 +134,8 @@ def _unknown_paths(catalog: Catalog) -> Iterator[CheckMessage]:
     model = getattr(catalog, "model", None)
     if not isinstance(model, type):
         return
-    paths = {f"filter {name!r}": field.path for name, field in catalog.filters.items() if isinstance(field, Field)}
-    paths |= {"related": path for path in catalog.related}
-    for what, path in paths.items():
+    declared = [(f"filter {name!r}", field.path) for name, field in catalog.filters.items() if isinstance(field, Field)]
+    for what, path in [*declared, *(("related", path) for path in catalog.related)]:
         step = path.split(".")[0]
         if not hasattr(model, step):
             near = difflib.get_close_matches(step, dir(model), n=1)

@@ -205,7 +205,8 @@ def embed_plans(
 ) -> Iterator[list[Plan]]:
     """Read the images that changed, embed those whose bytes did, and yield the plans as they are complete."""
     jobs = [job for plan in plans for job in plan.jobs]
-    yield [plan for plan in plans if not plan.jobs]
+    if at_once := [plan for plan in plans if not plan.jobs]:
+        yield at_once
     if not jobs:
         return
     target_px = encoder.input_size_px * 2

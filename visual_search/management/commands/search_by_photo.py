@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,10 @@ class Command(BaseCommand):
         for parameter in parameter_names(declared):
             is_number = isinstance(declared.get(parameter.partition("_")[2]), Number)
             many: dict[str, Any] = {} if is_number else {"action": "append"}
-            parser.add_argument(f"--{parameter.replace('_', '-')}", dest=f"filter_{parameter}", metavar="VALUE", **many)
+            with contextlib.suppress(argparse.ArgumentError):  # an option of every command; a system check says so
+                parser.add_argument(
+                    f"--{parameter.replace('_', '-')}", dest=f"filter_{parameter}", metavar="VALUE", **many
+                )
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
