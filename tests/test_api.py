@@ -61,6 +61,13 @@ def test_post_photo_and_text_with_filters__answers(client: Client, shop: Any) ->
     assert [result["title"] for result in body["results"]] == ["Product 2"]
 
 
+def test_post__reads_the_query_string_too(client: Client, shop: Any) -> None:
+    photo = {"photo": upload(photo_bytes(seed=100))}
+    body = client.post(f"{SEARCH}?category=hats&limit=1", photo).json()
+    assert [result["title"] for result in body["results"]] == ["Product 2"]
+    assert client.post(f"{SEARCH}?nonsense=1", photo).json()["code"] == "invalid_filter"
+
+
 def test_get_q__searches_by_text_and_pages(client: Client, shop: Any) -> None:
     first = client.get(SEARCH, {"q": "something", "limit": "1"}).json()
     second = client.get(SEARCH, {"q": "something", "limit": "1", "offset": first["next_offset"]}).json()

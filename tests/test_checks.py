@@ -18,8 +18,8 @@ def ids(found: Any) -> list[str]:
     return [message.id for message in found]
 
 
-def test_project_as_it_is__has_no_complaints(db: Any) -> None:
-    everything = [checks.check_settings(), checks.check_catalog(), checks.check_queue()]
+def test_project_as_it_is__has_no_complaints(db: Any, starter_folder: Any) -> None:
+    everything: list[Any] = [checks.check_settings(), checks.check_catalog(), checks.check_queue()]
     assert everything == [[], [], []]
 
 
@@ -32,9 +32,13 @@ def test_project_as_it_is__has_no_complaints(db: Any) -> None:
         ({"LEASE_SECONDS": "300"}, "visual_search.E003", "300"),
         ({"STORE": "edge"}, "visual_search.E004", "BACKEND"),
         ({"STORE": {"BACKEND": "no.such.Store"}}, "visual_search.E004", "visual_search.stores.edge"),
+        ({"STORE": {"BACKEND": "visual_search.stores.qdrant.QdrantStore"}}, "visual_search.E004", "BACKEND"),
+        ({"CHECKPOINT": "/nowhere"}, "visual_search.W007", "build_starter_checkpoint"),
     ],
 )
-def test_wrong_setting__is_named_with_a_hint(settings: Any, values: Any, expected: str, words: str) -> None:
+def test_wrong_setting__is_named_with_a_hint(
+    settings: Any, starter_folder: Any, values: Any, expected: str, words: str
+) -> None:
     settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | values
     (message,) = checks.check_settings()
     assert message.id == expected
@@ -64,6 +68,13 @@ def test_wrong_catalogue_setting__is_named(settings: Any, path: str) -> None:
         ({"filters": {"_x": Keyword("name")}}, "visual_search.E015"),
         ({"filters": {"category": "category.slug"}}, "visual_search.E014"),
         ({"filters": {"category": Keyword("categroy.slug")}}, "visual_search.E017"),
+        ({"filters": {"category": Keyword("category.slugg")}}, "visual_search.E017"),
+        ({"related": ["nothing"]}, "visual_search.E017"),
+        ({"text": "{title}"}, "visual_search.E017"),
+        ({"queryset": lambda self: []}, "visual_search.E018"),
+        ({"queryset": lambda self: Product.objects.all()[:3]}, "visual_search.E018"),
+        ({"queryset": lambda self: Product.objects.filter(nonsense=1)}, "visual_search.E018"),
+        ({"visible_to": lambda self, queryset, request: None}, "visual_search.E018"),
     ],
 )
 def test_wrong_catalogue__is_named(monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], expected: str) -> None:

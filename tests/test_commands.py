@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
+from django.db import connection
 
 from example_shop.models import Product
 from tests.drawings import photo_bytes
@@ -58,12 +59,12 @@ def test_reindex_missing__takes_what_is_not_wholly_indexed(shop: Any, make_produ
     broken = make_product(3)
     Path(broken.images.get().image.path).write_bytes(b"")
     index.drain()
-    assert "1 products marked." in run("reindex_products", "--missing")
+    assert "1 product marked." in run("reindex_products", "--missing")
 
 
 def test_reindex_payload__takes_what_differs(shop: Any, index: Any) -> None:
     Product.objects.filter(pk=shop[0].pk).update(price="1.23")
-    assert "1 products marked." in run("reindex_products", "--payload")
+    assert "1 product marked." in run("reindex_products", "--payload")
     assert index.drain().embedded == 0
     assert Embedding.objects.filter(payload__price=1.23).exists()
 
@@ -117,15 +118,30 @@ def test_search_by_photo_with_bad_input__ends_with_a_sentence(shop: Any, words: 
 
 
 def test_index_status__counts_and_says_who_works(shop: Any, index: Any) -> None:
-    assert "never swept: start `Q_CLUSTER_NAME=embedding python manage.py qcluster`" in run("index_status")
+    assert "start `Q_CLUSTER_NAME=embedding python manage.py qcluster`" in run("index_status")
     index.sweep()
     shop[0].save()
     said = run("index_status")
     assert "2 indexed" in said
-    assert "1 changes, the oldest for" in said
+    assert "1 change, the oldest for" in said
     assert "swept 0 s ago" in said
     status = json.loads(run("index_status", "--json"))
     assert (status["indexed"], status["marks"], status["states"]["indexed"]) == (2, 1, 2)
+
+
+def test_index_status__says_why_products_failed(make_product: Any, index: Any) -> None:
+    make_product(1, images=0)
+    index.drain()
+    assert "failed: The product has no image." in run("index_status")
+
+
+@pytest.mark.parametrize("words", [["index_status"], ["verify_index"], ["reindex_products", "--all"]])
+def test_command_before_migrate__says_so(words: list[str], db: Any) -> None:
+    with connection.cursor() as cursor:
+        for table in ("embedding", "indexentry", "indexversion", "indexmark", "feedstate", "queuestate"):
+            cursor.execute(f"DROP TABLE visual_search_{table}")
+    with pytest.raises(CommandError, match="manage.py migrate"):
+        run(*words)
 
 
 def test_index_status_of_nothing__says_so(db: Any) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import importlib.util
+import os
+import string
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -14,7 +17,7 @@ from django.db import DatabaseError, connections, models
 from django.utils.module_loading import import_string
 
 from visual_search import conf, queue, relations, status
-from visual_search.catalog import Catalog, get_catalog
+from visual_search.catalog import Catalog, find_relation, get_catalog
 from visual_search.exceptions import ConfigurationError
 from visual_search.filters import Field
 from visual_search.models import Embedding, IndexEntry, IndexMark
@@ -50,7 +53,7 @@ def check_settings(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]
     if not isinstance(written, dict):
         hint = 'VISUAL_SEARCH = {"CATALOG": "shop.catalog.ProductCatalog"}'
         return [Error("The VISUAL_SEARCH setting is missing or not a dict.", hint=hint, id="visual_search.E001")]
-    return [*_unknown_keys(written), *_wrong_numbers(), *_wrong_store()]
+    return [*_unknown_keys(written), *_wrong_numbers(), *_wrong_store(), *_missing_parts()]
 
 
 def _unknown_keys(written: dict[str, Any]) -> Iterator[CheckMessage]:
@@ -70,6 +73,10 @@ def _wrong_numbers() -> Iterator[CheckMessage]:
             wanted = "a whole number above 0" if kind is int else "a number above 0"
             message = f'VISUAL_SEARCH["{key}"] is {value!r}; {wanted} was wanted.'
             yield Error(message, hint=f"The default is {default!r}.", id="visual_search.E003")
+    threshold = settings.SCORE_THRESHOLD
+    if threshold is not None and not (isinstance(threshold, int | float) and -1 <= threshold <= 1):
+        message = f'VISUAL_SEARCH["SCORE_THRESHOLD"] is {threshold!r}; a cosine from -1 to 1 or None was wanted.'
+        yield Error(message, id="visual_search.E003")
     if not isinstance(settings.CHECKPOINT, str):
         message = f'VISUAL_SEARCH["CHECKPOINT"] is {settings.CHECKPOINT!r}; a hub name or a folder was wanted.'
         yield Error(message, id="visual_search.E003")
@@ -81,10 +88,25 @@ def _wrong_store() -> Iterator[CheckMessage]:
     if not isinstance(store, dict) or "BACKEND" not in store or set(store) - {"BACKEND", "OPTIONS"}:
         yield Error(f'VISUAL_SEARCH["STORE"] is {store!r}.', hint=f"It looks like {hint}.", id="visual_search.E004")
         return
-    try:
-        import_string(store["BACKEND"])
-    except ImportError as error:
-        yield Error(f'VISUAL_SEARCH["STORE"] can\'t be imported: {error}', hint=hint, id="visual_search.E004")
+    try:  # making a store opens nothing
+        import_string(store["BACKEND"])(name="check", dim=1, fields={}, **store.get("OPTIONS", {}))
+    except (ImportError, TypeError, ConfigurationError) as error:
+        yield Error(f'VISUAL_SEARCH["STORE"] can\'t be used: {error}', hint=hint, id="visual_search.E004")
+
+
+def _missing_parts() -> Iterator[CheckMessage]:
+    """Warnings: a machine that neither indexes nor searches needs none of these."""
+    if not apps.is_installed("rest_framework"):
+        hint = 'Add "rest_framework" to INSTALLED_APPS.'
+        yield Warning("The API's pages need Django REST framework.", hint=hint, id="visual_search.W005")
+    for package in ("torch", "transformers", "numpy", "PIL"):
+        if importlib.util.find_spec(package) is None:
+            hint = 'pip install "django-visual-search[encoder]"'
+            yield Warning(f"The encoder needs {package}, which is not installed.", hint=hint, id="visual_search.W006")
+    checkpoint = str(conf.get_settings().CHECKPOINT)
+    if checkpoint.startswith(("/", ".", "~")) and not os.path.isdir(checkpoint):
+        hint = "Name a hub checkpoint or a folder; `manage.py build_starter_checkpoint FOLDER` makes one without a hub."
+        yield Warning(f"There is no checkpoint in {checkpoint!r}.", hint=hint, id="visual_search.W007")
 
 
 def check_catalog(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
@@ -93,7 +115,13 @@ def check_catalog(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
         catalog = get_catalog()
     except ConfigurationError as error:
         return [Error(str(error), id="visual_search.E010")]
-    return [*_wrong_model(catalog), *_wrong_filters(catalog), *_unknown_paths(catalog), *_other_database(catalog)]
+    return [
+        *_wrong_model(catalog),
+        *_wrong_filters(catalog),
+        *_unknown_paths(catalog),
+        *_wrong_querysets(catalog),
+        *_other_database(catalog),
+    ]
 
 
 def _wrong_model(catalog: Catalog) -> Iterator[CheckMessage]:
@@ -130,17 +158,41 @@ def _wrong_filters(catalog: Catalog) -> Iterator[CheckMessage]:
 
 
 def _unknown_paths(catalog: Catalog) -> Iterator[CheckMessage]:
-    """A path's first step must be there; a typo would fail every product."""
+    """Filters, `related` and `text` must lead somewhere; a typo would fail every product."""
     model = getattr(catalog, "model", None)
     if not isinstance(model, type):
         return
-    declared = [(f"filter {name!r}", field.path) for name, field in catalog.filters.items() if isinstance(field, Field)]
-    for what, path in [*declared, *(("related", path) for path in catalog.related)]:
-        step = path.split(".")[0]
-        if not hasattr(model, step):
-            near = difflib.get_close_matches(step, dir(model), n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else None
-            yield Error(f"{what}: {model.__name__} has no {step!r}.", hint=hint, id="visual_search.E017")
+    placeholders = [name.split(".")[0].split("[")[0] for _, name, *_ in string.Formatter().parse(catalog.text) if name]
+    paths = [(f"filter {name!r}", field.path) for name, field in catalog.filters.items() if isinstance(field, Field)]
+    for what, path in [*paths, *(("related", path) for path in catalog.related), *(("text", p) for p in placeholders)]:
+        at: Any = model
+        for step in path.split("."):
+            if not hasattr(at, step):
+                near = difflib.get_close_matches(step, dir(at), n=1)
+                hint = f"Did you mean {near[0]!r}?" if near else None
+                yield Error(f"{what}: {at.__name__} has no {step!r}.", hint=hint, id="visual_search.E017")
+                break
+            relation = find_relation(at, step)
+            if relation is None or not isinstance(relation.related_model, type):
+                break  # a field, a property or a method: what follows is the shop's own
+            at = relation.related_model
+
+
+def _wrong_querysets(catalog: Catalog) -> Iterator[CheckMessage]:
+    """queryset() and visible_to() are lazy: making them asks no database."""
+    name, model = type(catalog).__name__, getattr(catalog, "model", None)
+    if not isinstance(model, type):
+        return
+    try:
+        found: Any = catalog.queryset()
+        sources = {"queryset()": found, "visible_to()": catalog.visible_to(found, None)}
+    except Exception as error:  # the shop's own code
+        yield Error(f"{name}.queryset() or visible_to(…, None) raises {error!r}.", id="visual_search.E018")
+        return
+    for what, rows in sources.items():
+        if not isinstance(rows, models.QuerySet) or not issubclass(rows.model, model) or rows.query.is_sliced:
+            wanted = f"an unsliced queryset of {model.__name__} was wanted"
+            yield Error(f"{name}.{what} returns {type(rows).__name__}; {wanted}.", id="visual_search.E018")
 
 
 def _other_database(catalog: Catalog) -> Iterator[CheckMessage]:
@@ -227,7 +279,7 @@ def _sqlite_options(database: str) -> Iterator[CheckMessage]:
     options = connection.settings_dict.get("OPTIONS", {})
     if connection.vendor == "sqlite" and str(options.get("transaction_mode", "")).upper() != "IMMEDIATE":
         yield Warning(
-            "SQLite is shared by web and worker without IMMEDIATE transactions: saves will fail as locked.",
+            "SQLite is shared by web and worker without IMMEDIATE transactions: one will fail as locked.",
             hint='OPTIONS: "transaction_mode": "IMMEDIATE", "timeout": 20, "init_command": "PRAGMA journal_mode=WAL;"',
             id="visual_search.W030",
         )

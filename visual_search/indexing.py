@@ -15,9 +15,11 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from django.db import OperationalError
 from django.db.models.functions import Now
 
 from visual_search import claims, feed, versions
@@ -115,8 +117,9 @@ def index_claim(
             if time.monotonic() >= deadline:
                 claims.release(claim, database)
                 return
-    except (ConfigurationError, Unavailable):
-        claims.release(claim, database)
+    except (ConfigurationError, Unavailable, OperationalError):  # the last one: a locked or lost database
+        with suppress(OperationalError):  # then the lease ends by itself
+            claims.release(claim, database)
         raise
     except Exception as error:
         claims.abandon(claim, database, error=f"{type(error).__name__}: {error}")

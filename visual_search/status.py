@@ -58,6 +58,13 @@ def read_status() -> IndexStatus:
     )
 
 
+def failures(version: IndexVersion | None, *, limit: int = 20) -> list[tuple[str, str, str]]:
+    """Return key, state and reason of products that are not, or not wholly, indexed."""
+    states = [IndexEntry.State.FAILED, IndexEntry.State.PARTIAL]
+    entries = IndexEntry.objects.using(get_catalog().database).filter(version=version, state__in=states)
+    return list(entries.order_by("key").values_list("key", "state", "error")[:limit])
+
+
 def _position(version: IndexVersion | None) -> tuple[int | None, str]:
     """Return the seq that a shared store has reached. A private one is fed before each query: None."""
     if version is None:

@@ -85,7 +85,9 @@ class SearchView(SearchAPIView):
         return self.answer(request, request.query_params, [])
 
     def post(self, request: Request) -> Response:
-        return self.answer(request, cast(QueryDict, request.data), request.FILES.getlist("photo"))
+        data = request.query_params.copy()
+        data.update(cast(Any, request.data))  # of both, the form's value is the last and counts
+        return self.answer(request, data, request.FILES.getlist("photo"))
 
     def answer(self, request: Request, data: QueryDict, photos: list[UploadedFile[Any]]) -> Response:
         results = search(read_query(data, photos), request=request)

@@ -6,13 +6,14 @@ import argparse
 import json
 from typing import Any
 
-from django.core.management.base import BaseCommand
-
+from visual_search.management.base import IndexCommand
 from visual_search.queue import worker_command
-from visual_search.status import IndexStatus, duration, read_status
+from visual_search.status import IndexStatus, duration, failures, read_status
+
+LATE_SECONDS = 120  # it sweeps each minute
 
 
-class Command(BaseCommand):
+class Command(IndexCommand):
     help = "Show how many products are indexed and searchable, and what waits for how long."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -25,6 +26,8 @@ class Command(BaseCommand):
             return
         for label, value in lines(found):
             self.stdout.write(f"{label:<12} {value}")
+        for key, state, error in failures(found.version):
+            self.stdout.write(f"  {key} {state}: {error}")
         if found.problem:
             self.stderr.write(found.problem)
 
@@ -38,7 +41,9 @@ def as_dict(found: IndexStatus) -> dict[str, Any]:
 def lines(found: IndexStatus) -> list[tuple[str, str]]:
     version = found.version
     states = ", ".join(f"{count} {state}" for state, count in found.states.items() if count) or "none"
-    searchable = "fed by each process before its query" if found.searchable is None else f"{found.searchable} images"
+    searchable = "all; each process brings its own store up to date before a query"
+    if found.searchable is not None:
+        searchable = f"{found.searchable} images"
     if found.lag:
         searchable += f", {found.lag} changes behind"
     return [
@@ -57,12 +62,13 @@ def lines(found: IndexStatus) -> list[tuple[str, str]]:
 def _waiting(found: IndexStatus) -> str:
     if found.oldest_mark_seconds is None:
         return "nothing"
-    return f"{found.marks} changes, the oldest for {duration(found.oldest_mark_seconds)}; {found.in_work} in work"
+    changes = f"{found.marks} change{'s' * (found.marks != 1)}"
+    return f"{changes}, the oldest for {duration(found.oldest_mark_seconds)}; {found.in_work} in work"
 
 
 def _worker(found: IndexStatus) -> str:
     tasks = "" if found.waiting_tasks is None else f"; {found.waiting_tasks} tasks in the queue"
     if found.swept_seconds is None:
-        return f"never swept: start `{worker_command()}`{tasks}"
-    late = " - is it running?" if found.swept_seconds > 180 else ""
+        return f"not seen yet (it sweeps within a minute of its start): start `{worker_command()}`{tasks}"
+    late = " - is it running?" if found.swept_seconds > LATE_SECONDS else ""
     return f"swept {duration(found.swept_seconds)} ago{late}{tasks}"

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from visual_search import claims, indexing, queue, status, versions
 from visual_search.catalog import get_catalog
-from visual_search.exceptions import VisualSearchError
+from visual_search.management.base import IndexCommand
 from visual_search.management.progress import Progress
 from visual_search.marks import mark_keys
 from visual_search.models import IndexEntry, IndexMark
@@ -24,7 +24,7 @@ STALLED_SECONDS = 15  # a drain was asked for and nobody took it: no worker is r
 STUCK_SECONDS = 600  # it was taken, and nothing came of it
 
 
-class Command(BaseCommand):
+class Command(IndexCommand):
     help = "Mark products as changed, so that the queue worker indexes them."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -47,15 +47,12 @@ class Command(BaseCommand):
         if options["keys"] and (options["all"] or options["missing"] or options["payload"]):
             raise CommandError("Give keys or one of --all, --missing, --payload, not both.")
         kind = IndexMark.Kind.FORCED if options["force"] else IndexMark.Kind.CHANGED
-        try:
-            count = sum(mark_keys(keys, kind=kind) for keys in self.slices(options))
-            self.stdout.write(f"{count} products marked.")
-            if options["here"]:
-                self.index_here()
-            elif options["wait"]:
-                self.wait_for_worker()
-        except VisualSearchError as error:
-            raise CommandError(str(error)) from error
+        count = sum(mark_keys(keys, kind=kind) for keys in self.slices(options))
+        self.stdout.write(f"{count} product{'s' * (count != 1)} marked.")
+        if options["here"]:
+            self.index_here()
+        elif options["wait"]:
+            self.wait_for_worker()
         if options["here"] or options["wait"]:
             self.report()
 
@@ -125,11 +122,7 @@ class Command(BaseCommand):
 
     def report(self) -> None:
         states = status.read_status().states
-        self.stdout.write(
-            ", ".join(f"{count} {state}" for state, count in states.items() if count) or "Nothing indexed."
-        )
-        broken = IndexEntry.objects.using(get_catalog().database).filter(
-            state__in=[IndexEntry.State.FAILED, IndexEntry.State.PARTIAL], version=versions.find_active()
-        )
-        for entry in broken.order_by("key")[:20]:
-            self.stderr.write(f"  {entry.key} {entry.state}: {entry.error}")
+        counted = ", ".join(f"{count} {state}" for state, count in states.items() if count)
+        self.stdout.write(f"The whole index: {counted}." if counted else "Nothing is indexed.")
+        for key, state, error in status.failures(versions.find_active()):
+            self.stderr.write(f"  {key} {state}: {error}")

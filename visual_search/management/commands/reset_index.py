@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from visual_search.catalog import get_catalog
 from visual_search.conf import get_settings
+from visual_search.management.base import IndexCommand
 from visual_search.marks import mark_dirty
 from visual_search.versions import reset_index
 
 
-class Command(BaseCommand):
+class Command(IndexCommand):
     help = "Delete the whole index and mark every product. Searches find nothing until the worker is through."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:

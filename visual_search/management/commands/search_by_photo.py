@@ -7,15 +7,16 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from visual_search.catalog import get_catalog
-from visual_search.exceptions import ConfigurationError, VisualSearchError
+from visual_search.exceptions import ConfigurationError
 from visual_search.filters import Number, parameter_names, parse_filters
+from visual_search.management.base import IndexCommand
 from visual_search.search import SearchQuery, SearchResults, read_photo, search, warm_up
 
 
-class Command(BaseCommand):
+class Command(IndexCommand):
     help = "Find products by a photo, a text or both, and print them with scores and milliseconds."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -38,13 +39,9 @@ class Command(BaseCommand):
                 )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        try:
-            query = self.read_query(options)
-            warm_up()
-            results = search(query)
-        except VisualSearchError as error:
-            raise CommandError(str(error)) from error
-        self.print_table(results)
+        query = self.read_query(options)
+        warm_up()
+        self.print_table(search(query))
 
     def read_query(self, options: dict[str, Any]) -> SearchQuery:
         photos = []

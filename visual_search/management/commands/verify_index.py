@@ -8,15 +8,13 @@ import sys
 from collections import Counter
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
-
-from visual_search.exceptions import VisualSearchError
+from visual_search.management.base import IndexCommand
 from visual_search.verifying import Verification, verify
 
 SHOWN = 50  # differences printed; --json has them all
 
 
-class Command(BaseCommand):
+class Command(IndexCommand):
     help = (
         "Recompute what the index should hold from the shop's rows, and compare it with entries, embeddings and store."
     )
@@ -26,10 +24,7 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="One JSON object with every difference.")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        try:
-            report = verify(is_deep=options["deep"])
-        except VisualSearchError as error:
-            raise CommandError(str(error)) from error
+        report = verify(is_deep=options["deep"])
         if options["json"]:
             self.stdout.write(json.dumps(report.as_dict()))
         else:
@@ -49,6 +44,4 @@ class Command(BaseCommand):
             + (f"{len(report.differences)} differences ({counted})." if report.differences else "no differences.")
         )
         if report.unreadable:
-            self.stdout.write(
-                f"{report.unreadable} products are not, or not wholly, indexed; their entries in the admin say why."
-            )
+            self.stdout.write(f"{report.unreadable} products are not, or not wholly, indexed; `index_status` says why.")
