@@ -287,7 +287,7 @@ def _sqlite_options(database: str) -> Iterator[CheckMessage]:
 
 def _waiting_marks() -> Iterator[CheckMessage]:
     now = status.read_status()
-    limit = conf.get_settings().MARK_AGE_SECONDS * 10
+    limit = conf.get_settings().MARK_AGE_SECONDS
     if now.problem:
         yield Warning(now.problem, id="visual_search.W031")
     if now.oldest_mark_seconds is not None and now.oldest_mark_seconds > limit and not now.in_work:

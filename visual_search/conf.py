@@ -51,8 +51,8 @@ class Settings:
     """How often a product is tried before it stays failed until it changes or is reindexed."""
     BACKOFF_SECONDS: float = 30
     """The wait before the second attempt; each later one is four times longer."""
-    MARK_AGE_SECONDS: float = 30
-    """The sweep asks for a drain when a mark waits longer; a check warns at ten times this age."""
+    MARK_AGE_SECONDS: float = 300
+    """A check warns when a change waits longer and nothing works on it: five sweeps have asked for a drain by then."""
     SWEEP_SECONDS: float = 5
     """How long one sweep, each minute, compares products with the index; the next one goes on from there."""
     TOMBSTONE_DAYS: float = 7

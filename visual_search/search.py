@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from visual_search import feed, versions
@@ -15,6 +15,7 @@ from visual_search.components import encoder_for, get_encoder, store_for
 from visual_search.conf import get_settings
 from visual_search.exceptions import InvalidQuery
 from visual_search.images import decode_photo
+from visual_search.models import IndexVersion
 from visual_search.stores.base import Filters, Hit, VectorStore
 
 if TYPE_CHECKING:
@@ -78,10 +79,8 @@ def search(query: SearchQuery, *, request: HttpRequest | None = None) -> SearchR
         version = versions.get_active()
     with timer("encode"):
         vector = compose(query, encoder_for(version))
-    store = store_for(version)
     with timer("feed"):
-        if not store.is_shared:
-            feed.catch_up(version, store)
+        store = current_store(version)
     thresholds = (query.score_threshold, version.score_threshold, get_settings().SCORE_THRESHOLD)
     threshold = next((value for value in thresholds if value is not None), None)
     hits, has_more = find_visible(store, vector, query, threshold, request, timer)
@@ -90,6 +89,14 @@ def search(query: SearchQuery, *, request: HttpRequest | None = None) -> SearchR
     following = query.offset + len(hits)
     next_offset = following if has_more and following <= get_settings().MAX_OFFSET else None
     return SearchResults(shown, next_offset, timer.stages)
+
+
+def current_store(version: IndexVersion) -> VectorStore:
+    """Return the store, brought up to date if it is this process's own; workers feed a shared one."""
+    store = store_for(version)
+    if not store.is_shared:
+        feed.catch_up(version, store)
+    return store
 
 
 def checked(query: SearchQuery) -> SearchQuery:
@@ -109,10 +116,7 @@ def checked(query: SearchQuery) -> SearchQuery:
         raise InvalidQuery("Weights must be from 0 to 10, and not all 0.")
     if query.score_threshold is not None and not -1 <= query.score_threshold <= 1:
         raise InvalidQuery("score_threshold must be from -1 to 1.")
-    return SearchQuery(
-        query.photos, query.texts, query.photo_weight, query.text_weight, query.filters, limit, query.offset,
-        query.score_threshold,
-    )  # fmt: skip
+    return replace(query, limit=limit)
 
 
 def compose(query: SearchQuery, encoder: TransformersEncoder) -> NDArray[np.float32]:
@@ -219,9 +223,7 @@ def warm_up() -> None:
     encoder = get_encoder(get_settings().CHECKPOINT if version is None else version.checkpoint)
     encoder.warm_up()
     if version is not None and not versions.why_outdated(version):
-        store = store_for(version)
-        if not store.is_shared:
-            feed.catch_up(version, store)
+        current_store(version)
 
 
 def why_not_ready() -> str:
