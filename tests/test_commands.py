@@ -44,6 +44,18 @@ def test_reindex_force__embeds_again(shop: Any, index: Any) -> None:
     assert index.drain().embedded == 2
 
 
+def test_reindex_force_alone__means_all_products(shop: Any, index: Any) -> None:
+    assert "2 products marked." in run("reindex_products", "--force")
+    assert index.drain().embedded == 2
+
+
+def test_reindex_here_alone__works_off_what_is_marked(make_product: Any, index: Any) -> None:
+    make_product(1)
+    said = run("reindex_products", "--here")
+    assert "0 products marked." in said
+    assert "1 indexed" in said
+
+
 def test_reindex_keys__marks_those(shop: Any) -> None:
     run("reindex_products", str(shop[1].pk))
     assert IndexMark.objects.get().key == str(shop[1].pk)

@@ -12,10 +12,11 @@ from django.core.files.base import ContentFile
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
+from django_q.models import OrmQ
 
 from example_shop.models import Category, Product, ProductImage
 from tests.drawings import photo_bytes
-from visual_search import claims, feed, indexing, signals, sweeping, versions
+from visual_search import claims, components, feed, indexing, queue, signals, sweeping, tasks, versions
 from visual_search.catalog import get_catalog
 from visual_search.components import encoder_for, store_for
 from visual_search.exceptions import CheckpointMissing, Unavailable
@@ -525,3 +526,25 @@ def test_row_of_another_database__is_no_mark_here(make_product: Any) -> None:
 
 def test_keys_that_the_model_can_not_have__are_passed_over() -> None:
     assert get_catalog().valid_keys(["1", "x", "22"]) == ["1", "22"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_broker_that_does_not_answer__fails_no_save_and_the_sweep_picks_it_up(
+    make_product: Any, starter_folder: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE django_q_ormq RENAME TO django_q_away")
+        try:
+            product = make_product(1)
+            assert "django_q_ormq" in caplog.text
+        finally:
+            cursor.execute("ALTER TABLE django_q_away RENAME TO django_q_ormq")
+    assert product.pk
+    assert IndexMark.objects.exists()
+    queue.drain_started()  # as after two seconds
+    assert not OrmQ.objects.exists()
+    tasks.sweep()
+    assert OrmQ.objects.count() == 1
+    indexing.drain()
+    assert entry(product).state == State.INDEXED
+    components.close_stores()

@@ -1,26 +1,39 @@
-"""A progress bar on stderr for people, nothing for pipes."""
+"""Progress on stderr: a bar in a terminal, a line now and then in a log."""
 
 from __future__ import annotations
 
 import sys
+import time
 from types import TracebackType
 from typing import Any, Self
 
+LINE_SECONDS = 2  # between two lines in a log
+
 
 class Progress:
-    """`with Progress(total, "Indexing") as bar: bar.advance()`; tqdm draws it where it is installed."""
+    """`with Progress(total, "Indexing") as bar: bar.advance()`; tqdm draws the bar where it is installed."""
 
     def __init__(self, total: int, label: str) -> None:
+        self.total, self.label, self.done = total, label, 0
+        self._said_at = time.monotonic()
         self._bar: Any = None
-        try:
-            from tqdm import tqdm
-        except ImportError:
-            return
-        self._bar = tqdm(total=total, desc=label, unit="product", file=sys.stderr, disable=None, leave=True)
+        if sys.stderr.isatty():
+            try:
+                from tqdm import tqdm
+            except ImportError:
+                return
+            self._bar = tqdm(total=total, desc=label, unit="product")
 
     def advance(self, count: int = 1) -> None:
+        self.done += count
         if self._bar is not None:
             self._bar.update(count)
+        elif time.monotonic() - self._said_at >= LINE_SECONDS:
+            self._say()
+
+    def _say(self) -> None:
+        sys.stderr.write(f"{self.label}: {self.done} of {self.total}\n")
+        self._said_at = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -30,3 +43,5 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
+        elif self.done:
+            self._say()

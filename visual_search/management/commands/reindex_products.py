@@ -37,15 +37,23 @@ class Command(IndexCommand):
         which.add_argument(
             "--payload", action="store_true", help="Products whose filters or images differ from the index."
         )
-        parser.add_argument("--force", action="store_true", help="Read and embed every image again.")
-        parser.add_argument("--wait", action="store_true", help="Wait until they are indexed, with a progress bar.")
-        parser.add_argument("--here", action="store_true", help="Index in this process; no worker is needed.")
+        parser.add_argument(
+            "--force", action="store_true", help="Read and embed every image again, of all products if none are named."
+        )
+        parser.add_argument(
+            "--wait", action="store_true", help="Wait until everything marked is indexed, with a progress bar."
+        )
+        parser.add_argument(
+            "--here", action="store_true", help="Index everything marked in this process; no worker is needed."
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        if not (options["keys"] or options["all"] or options["missing"] or options["payload"]):
-            raise CommandError("Say which products: KEY …, --all, --missing or --payload.")
-        if options["keys"] and (options["all"] or options["missing"] or options["payload"]):
-            raise CommandError("Give keys or one of --all, --missing, --payload, not both.")
+        chosen = [name for name in ("all", "missing", "payload") if options[name]]
+        if options["keys"] and chosen:
+            raise CommandError(f"Give keys or --{chosen[0]}, not both.")
+        options["all"] |= options["force"] and not options["keys"] and not chosen
+        if not (options["keys"] or options["all"] or chosen or options["wait"] or options["here"]):
+            raise CommandError("Say which products: KEY …, --all, --missing, --payload or --force.")
         kind = IndexMark.Kind.FORCED if options["force"] else IndexMark.Kind.CHANGED
         count = sum(mark_keys(keys, kind=kind) for keys in self.slices(options))
         self.stdout.write(f"{count} product{'s' * (count != 1)} marked.")
@@ -65,7 +73,7 @@ class Command(IndexCommand):
             version = versions.get_active()
             yield from (keys for _, keys in differing_products(version, catalog.database))
             yield from (keys for _, keys in orphaned_entries(version, catalog.database))
-        else:
+        elif options["all"] or options["missing"]:
             entries = IndexEntry.objects.using(catalog.database).filter(version=versions.find_active())
             indexed = entries.filter(state=IndexEntry.State.INDEXED)
             for keys in in_slices(catalog.queryset().using(catalog.database)):
