@@ -265,3 +265,42 @@ def test_admin_action__marks_and_says_how_many(admin_client: Client, shop: Any, 
 def test_admin_entries__are_listed_and_read_only(admin_client: Client, shop: Any) -> None:
     assert "indexed" in admin_client.get(reverse("admin:visual_search_indexentry_changelist")).content.decode()
     assert admin_client.get(reverse("admin:visual_search_indexentry_add")).status_code == 403
+
+
+def test_similar__answers_as_a_search_does(client: Client, shop: Any) -> None:
+    body = client.get("/api/visual-search/v1/similar/", {"product": shop[0].pk, "limit": "5"}).json()
+    assert [result["key"] for result in body["results"]] == [str(shop[1].pk)]
+    filtered = client.get("/api/visual-search/v1/similar/", {"product": shop[0].pk, "category": "shoes"}).json()
+    assert filtered["results"] == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [({}, "invalid_query"), ({"product": "nope"}, "product_not_indexed"), ({"product": ["1", "2"]}, "invalid_query")],
+)
+def test_similar_with_bad_fields__is_a_400(client: Client, shop: Any, fields: Any, code: str) -> None:
+    answer = client.get("/api/visual-search/v1/similar/", fields)
+    assert (answer.status_code, answer.json()["code"]) == (400, code)
+
+
+def test_more_like_and_less_like__are_taken_with_a_photo(client: Client, shop: Any) -> None:
+    fields = {"photo": upload(photo_bytes(seed=100)), "unlike": [str(shop[1].pk)], "unlike_weight": "1"}
+    body = client.post(SEARCH, fields).json()
+    assert [result["key"] for result in body["results"]] == [str(shop[0].pk)]
+
+
+def test_facets__list_values_with_counts(client: Client, shop: Any) -> None:
+    body = client.get("/api/visual-search/v1/facets/").json()
+    assert {"value": "hats", "count": 1} in body["facets"]["category"]
+    assert body["facets"]["in_stock"] == [{"value": True, "count": 2}]
+    cheap = client.get("/api/visual-search/v1/facets/", {"max_price": "15"}).json()
+    assert cheap["facets"]["category"] == [{"value": "shoes", "count": 1}]
+    assert client.get("/api/visual-search/v1/facets/", {"colour": "red"}).json()["code"] == "invalid_filter"
+
+
+def test_page_of_a_warm_process__offers_the_values_there_are(client: Client, shop: Any) -> None:
+    assert "<option>hats</option>" not in client.get(PAGE).content.decode()
+    search_module.warm_up()
+    html = client.get(PAGE, {"category": "hats", "q": "a"}).content.decode()
+    assert "<option selected>hats</option>" in html
+    assert "<option>shoes</option>" in html

@@ -17,6 +17,7 @@ HEAVY = ["torch", "transformers", "rembg", "onnxruntime", "qdrant_client", "qdra
 LAYERS = [
     {"api", "views", "urls", "admin", "management", "checks", "apps", "test", "signals", "tasks"},
     {"status", "verifying"},
+    {"facets"},
     {"sweeping", "search"},
     {"indexing"},
     {"claims", "feed", "marks"},

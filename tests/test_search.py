@@ -10,12 +10,15 @@ from django.contrib.auth.models import AnonymousUser
 from example_shop.catalog import ProductCatalog
 from example_shop.models import Product
 from tests.drawings import photo_bytes
+from visual_search import search as search_module
 from visual_search.catalog import get_catalog
 from visual_search.components import store_for
 from visual_search.exceptions import IndexEmpty, IndexOutdated, InvalidFilter, InvalidQuery, PhotoRejected
+from visual_search.facets import count_facets
 from visual_search.filters import parse_filters
-from visual_search.models import FeedState
-from visual_search.search import SearchQuery, read_photo, search, warm_up, why_not_ready
+from visual_search.marks import mark_dirty
+from visual_search.models import Embedding, FeedState, IndexMark
+from visual_search.search import SearchQuery, read_photo, search, similar_products, warm_up, why_not_ready
 from visual_search.stores.base import Filters, Range
 from visual_search.versions import get_active, reset_index
 
@@ -241,3 +244,66 @@ def test_odd_texts__are_searched_with(shop: Any, text: str) -> None:
 def test_photo_that_is_none__is_rejected(shop: Any) -> None:
     with pytest.raises(PhotoRejected):
         read_photo(b"no picture")
+
+
+def test_similar_products__are_those_of_its_own_photo_without_it(shop: Any) -> None:
+    by_photo = found(SearchQuery(photos=[photo_of(2)]))
+    similar = [hit.product.name for hit in similar_products(shop[1]).hits]
+    assert by_photo[0] == "Product 2"
+    assert similar == by_photo[1:]
+    assert [hit.product.name for hit in similar_products(str(shop[1].pk), limit=1).hits] == similar[:1]
+
+
+def test_similar_products__load_no_encoder(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_module, "encoder_for", lambda version: 1 / 0)
+    assert len(similar_products(shop[0]).hits) == 3
+
+
+def test_product_whose_main_image_is_broken__is_compared_by_another(shop: Any, index: Any) -> None:
+    main = shop[0].images.all()[0]
+    main.image.storage.open(main.image.name, "wb").close()
+    mark_dirty(Product.objects.filter(pk=shop[0].pk), kind=IndexMark.Kind.FORCED)
+    index.drain()
+    Embedding.objects.filter(image_key=str(main.pk)).update(vector=None)
+    assert len(similar_products(shop[0]).hits) == 3
+
+
+def test_like_and_unlike__move_the_results_and_are_no_answers(shop: Any) -> None:
+    one, two = str(shop[0].pk), str(shop[1].pk)
+    plain = {hit.product.name: hit.score for hit in search(SearchQuery(photos=[photo_of(3)])).hits}
+    query = SearchQuery(photos=[photo_of(3)], like=[one], unlike=[two])
+    moved = search(query)
+    assert {hit.product.name for hit in moved.hits} == {"Product 3", "Product 4"}
+    assert moved.hits[0].score < plain["Product 3"]
+    same = search(SearchQuery(photos=[photo_of(3)], like=[one], like_weight=0))
+    assert same.hits[0].score == pytest.approx(plain["Product 3"], abs=1e-4)
+
+
+@pytest.mark.parametrize("key", ["999999", "x", "", "a\0b", "9" * 300])
+def test_similar_to_a_product_that_is_not_there__is_refused(shop: Any, key: str) -> None:
+    with pytest.raises(InvalidQuery) as caught:
+        similar_products(key)
+    assert caught.value.code == "product_not_indexed"
+
+
+def test_similar_to_a_product_that_may_not_be_seen__is_refused_like_one_that_is_not_there(shop: Any) -> None:
+    Product.objects.filter(pk=shop[0].pk).update(is_published=False)
+    with pytest.raises(InvalidQuery, match="no indexed product"):
+        similar_products(shop[0])
+
+
+@pytest.mark.parametrize(
+    "filters", [Filters(), Filters(any_of={"category": ("hats",)}), Filters(ranges={"price": Range(15, 35)})]
+)
+def test_facets__count_products_as_the_rows_do(shop: Any, filters: Filters) -> None:
+    wanted: dict[str, dict[Any, int]] = {"category": {}, "brand": {}, "in_stock": {}}
+    for product in shop:
+        payload = get_catalog().payload(product)
+        price = filters.ranges.get("price", Range(0, 1000))
+        if payload["category"] in filters.any_of.get("category", (payload["category"],)) and (
+            price.minimum <= payload["price"] <= price.maximum
+        ):
+            for name, counts in wanted.items():
+                if payload[name] is not None:
+                    counts[payload[name]] = counts.get(payload[name], 0) + 1
+    assert count_facets(filters) == wanted

@@ -15,7 +15,7 @@ from visual_search.components import encoder_for, get_encoder, store_for
 from visual_search.conf import get_settings
 from visual_search.exceptions import InvalidQuery
 from visual_search.images import decode_photo
-from visual_search.models import IndexVersion
+from visual_search.models import Embedding, IndexVersion
 from visual_search.stores.base import Filters, Hit, VectorStore
 
 if TYPE_CHECKING:
@@ -25,24 +25,30 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-    from visual_search.encoders import TransformersEncoder
 
 POINTS_PER_PRODUCT = 3  # points asked for at first for each product wanted: several images, and some not visible
 KEYS_PER_QUERY = 1000
+MAX_KEY_LENGTH = 255  # what the index's tables hold
+MAX_EXAMPLES = 20  # products to be like or unlike
 
 
 @dataclass(frozen=True, slots=True)
 class SearchQuery:
     """What is looked for.
 
-    photos: decoded, see `read_photo`. photo_weight, text_weight: how much each photo and each text counts.
+    photos: decoded, see `read_photo`. like, unlike: keys of products whose main image it should, or should not,
+    look like; they are left out of the results. The weights say how much each photo, text or product counts.
     score_threshold: cosine; None takes the index version's, then the setting's. limit, offset: products.
     """
 
     photos: Sequence[Image] = ()
     texts: Sequence[str] = ()
+    like: Sequence[str] = ()
+    unlike: Sequence[str] = ()
     photo_weight: float = 1.0
     text_weight: float = 1.0
+    like_weight: float = 1.0
+    unlike_weight: float = 0.5
     filters: Filters = field(default_factory=Filters)
     limit: int | None = None
     offset: int = 0
@@ -77,8 +83,10 @@ def search(query: SearchQuery, *, request: HttpRequest | None = None) -> SearchR
     timer = Timer()
     with timer("database"):
         version = versions.get_active()
+    with timer("database"):
+        stored = stored_vectors(version, [*query.like, *query.unlike], request)
     with timer("encode"):
-        vector = compose(query, encoder_for(version))
+        vector = compose(query, version, stored)
     with timer("feed"):
         store = current_store(version)
     thresholds = (query.score_threshold, version.score_threshold, get_settings().SCORE_THRESHOLD)
@@ -103,7 +111,7 @@ def checked(query: SearchQuery) -> SearchQuery:
     """Return the query with its limit filled in. Raises InvalidQuery for what is outside the allowed."""
     settings = get_settings()
     limit = min(settings.DEFAULT_LIMIT, settings.MAX_LIMIT) if query.limit is None else query.limit
-    if not query.photos and not query.texts:
+    if not (query.photos or query.texts or query.like):
         raise InvalidQuery("Send a photo, or say in words what you look for.", code="query_empty")
     if not 1 <= limit <= settings.MAX_LIMIT:
         raise InvalidQuery(f"limit must be from 1 to {settings.MAX_LIMIT}.")
@@ -111,27 +119,67 @@ def checked(query: SearchQuery) -> SearchQuery:
         raise InvalidQuery(f"offset must be from 0 to {settings.MAX_OFFSET}.")
     if any(len(text) > settings.MAX_TEXT_LENGTH for text in query.texts):
         raise InvalidQuery(f"The text may have up to {settings.MAX_TEXT_LENGTH} characters.", code="text_too_long")
-    weights = (query.photo_weight, query.text_weight)
-    if not all(math.isfinite(weight) and 0 <= weight <= 10 for weight in weights) or not any(weights):
-        raise InvalidQuery("Weights must be from 0 to 10, and not all 0.")
+    if len({*query.like, *query.unlike}) > MAX_EXAMPLES:
+        raise InvalidQuery(f"Name up to {MAX_EXAMPLES} products to be like or unlike.")
+    if any(len(key) > MAX_KEY_LENGTH or "\0" in key for key in (*query.like, *query.unlike)):
+        raise InvalidQuery("This is not the key of a product.", code="product_not_indexed")
+    weights = (query.photo_weight, query.text_weight, query.like_weight, query.unlike_weight)
+    if not all(math.isfinite(weight) and 0 <= weight <= 10 for weight in weights):
+        raise InvalidQuery("Weights must be from 0 to 10.")
     if query.score_threshold is not None and not -1 <= query.score_threshold <= 1:
         raise InvalidQuery("score_threshold must be from -1 to 1.")
     return replace(query, limit=limit)
 
 
-def compose(query: SearchQuery, encoder: TransformersEncoder) -> NDArray[np.float32]:
-    """Return the one unit vector (dim,) that stands for the whole query: the weighted sum of its parts."""
+def compose(
+    query: SearchQuery, version: IndexVersion, stored: Mapping[str, NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """Return the one unit vector (dim,) that stands for the whole query.
+
+    It is the sum of the unit vectors of photos, texts and liked products less those of the unliked, each times its
+    weight, made unit length. Only photos and texts load the encoder.
+    """
     import numpy as np
 
-    total = np.zeros(encoder.dim, dtype=np.float32)
+    total = np.zeros(version.dim, dtype=np.float32)
     if query.photos:
-        total += query.photo_weight * encoder.embed_images(query.photos).sum(axis=0)
+        total += query.photo_weight * encoder_for(version).embed_images(query.photos).sum(axis=0)
     if query.texts:
-        total += query.text_weight * encoder.embed_texts(query.texts).sum(axis=0)
+        total += query.text_weight * encoder_for(version).embed_texts(query.texts).sum(axis=0)
+    for key in query.like:
+        total += query.like_weight * stored[key]
+    for key in query.unlike:
+        total -= query.unlike_weight * stored[key]
     length = float(np.linalg.norm(total))
     if length < 1e-6:
         raise InvalidQuery("The parts of this query cancel each other out.")
     return total / np.float32(length)
+
+
+def stored_vectors(
+    version: IndexVersion, keys: Sequence[str], request: HttpRequest | None
+) -> dict[str, NDArray[np.float32]]:
+    """Return the vector of each product's main image, from the database: no encoder is needed.
+
+    Raises InvalidQuery for a product that is not indexed, or that this request may not see.
+    """
+    if not keys:
+        return {}
+    rows = Embedding.objects.using(get_catalog().database).filter(
+        version=version, product_key__in=visible_keys(list(dict.fromkeys(keys)), request), vector__isnull=False
+    )
+    # Of a product whose main image could not be read, the first one that could.
+    best = {row.product_key: row for row in rows.order_by("is_main", "-image_key")}
+    if missing := [key for key in keys if key not in best]:
+        raise InvalidQuery(f"There is no indexed product with the key {missing[0][:40]!r}.", code="product_not_indexed")
+    vectors = feed.vectors_of(list(best.values()), version.dim)
+    return dict(zip(best, vectors, strict=True))
+
+
+def similar_products(product: Any, *, request: HttpRequest | None = None, limit: int = 8) -> SearchResults:
+    """Return the products that look most like `product` (a row or its key), without it. Loads no encoder."""
+    key = str(getattr(product, "pk", product))
+    return search(SearchQuery(like=[key], limit=limit), request=request)
 
 
 def find_visible(
@@ -149,7 +197,7 @@ def find_visible(
     limit = query.limit or get_settings().DEFAULT_LIMIT
     wanted = query.offset + limit + 1
     fetch = wanted * POINTS_PER_PRODUCT
-    known: dict[str, bool] = {}
+    known: dict[str, bool] = dict.fromkeys([*query.like, *query.unlike], False)  # examples are no answers
     while True:
         with timer("store"):
             points = store.query(vector, query.filters, limit=fetch, score_threshold=threshold)

@@ -12,6 +12,7 @@ from visual_search.api.serializers import read_query
 from visual_search.api.views import explain, refuse_large_upload, without_transaction
 from visual_search.catalog import get_catalog
 from visual_search.exceptions import VisualSearchError
+from visual_search.facets import count_facets, is_at_hand
 from visual_search.filters import Boolean, Number
 from visual_search.search import ProductHit, SearchResults, search
 
@@ -67,9 +68,18 @@ def next_page(request: HttpRequest, data: QueryDict, results: SearchResults) -> 
     return f"{request.path}?{address.urlencode()}"
 
 
+def known_choices() -> dict[str, dict[str | bool, int]]:
+    """Return the filters' values to choose from; nothing before this process has its store: people can still type."""
+    try:
+        return count_facets() if is_at_hand() else {}
+    except VisualSearchError:
+        return {}
+
+
 def form_fields(data: QueryDict) -> list[dict[str, Any]]:
     """Return the declared filters as form fields with what was entered."""
     fields: list[dict[str, Any]] = []
+    choices = known_choices()
     for name, declared in get_catalog().filters.items():
         label = name.replace("_", " ").capitalize()
         if isinstance(declared, Number):
@@ -78,4 +88,5 @@ def form_fields(data: QueryDict) -> list[dict[str, Any]]:
         else:
             kind = "boolean" if isinstance(declared, Boolean) else "keyword"
             fields.append({"name": name, "label": label, "kind": kind, "value": data.get(name, "")})
+            fields[-1]["choices"] = sorted(choices.get(name, ())) if kind == "keyword" else ()
     return fields

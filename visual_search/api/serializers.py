@@ -23,6 +23,10 @@ class SearchRequestSerializer(serializers.Serializer[SearchQuery]):
     photo = serializers.FileField(required=False, allow_empty_file=True, help_text="JPEG, PNG, WebP, GIF, BMP or AVIF.")
     text = serializers.CharField(required=False, allow_blank=True, trim_whitespace=True, help_text="In words.")
     q = serializers.CharField(required=False, allow_blank=True, trim_whitespace=True, help_text="Short for text.")
+    like = serializers.ListField(child=serializers.CharField(), required=False, help_text="Keys of products.")
+    unlike = serializers.ListField(child=serializers.CharField(), required=False, help_text="Keys of products.")
+    like_weight = serializers.FloatField(required=False, default=1.0, help_text="0 to 10; 1 if not given.")
+    unlike_weight = serializers.FloatField(required=False, default=0.5, help_text="0 to 10; 0.5 if not given.")
     photo_weight = serializers.FloatField(required=False, default=1.0, help_text="0 to 10; 1 if not given.")
     text_weight = serializers.FloatField(required=False, default=1.0, help_text="0 to 10; 1 if not given.")
     limit = serializers.IntegerField(required=False, help_text="Products on a page.")
@@ -36,7 +40,8 @@ def read_query(data: QueryDict, photos: Sequence[UploadedFile[Any]]) -> SearchQu
         raise PhotoRejected("Please send one photo.", code="photo_not_single")
     if not photos and data.get("photo"):
         raise PhotoRejected("The photo must be sent as a file.", code="photo_not_a_file")
-    fields = SearchRequestSerializer(data={key: data[key] for key in data if key != "photo" and data[key] != ""})
+    several = {"photo", "like", "unlike"}
+    fields = SearchRequestSerializer(data={key: data[key] for key in data if key not in several and data[key] != ""})
     if not fields.is_valid():
         raise InvalidQuery("; ".join(f"{name}: {' '.join(map(str, errors))}" for name, errors in fields.errors.items()))
     wanted: dict[str, Any] = fields.validated_data
@@ -46,6 +51,10 @@ def read_query(data: QueryDict, photos: Sequence[UploadedFile[Any]]) -> SearchQu
     return SearchQuery(
         photos=[read_photo(cast(BinaryIO, upload)) for upload in photos],
         texts=[text] if text else [],
+        like=data.getlist("like"),
+        unlike=data.getlist("unlike"),
+        like_weight=wanted["like_weight"],
+        unlike_weight=wanted["unlike_weight"],
         photo_weight=wanted["photo_weight"],
         text_weight=wanted["text_weight"],
         filters=filters,

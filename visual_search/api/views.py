@@ -14,9 +14,12 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from visual_search.api.serializers import read_query, results_data
+from visual_search.api.serializers import IGNORED, read_query, results_data
+from visual_search.catalog import get_catalog
 from visual_search.conf import get_settings
-from visual_search.exceptions import BadRequest, PhotoRejected, Unavailable, VisualSearchError
+from visual_search.exceptions import BadRequest, InvalidQuery, PhotoRejected, Unavailable, VisualSearchError
+from visual_search.facets import count_facets
+from visual_search.filters import parse_filters
 from visual_search.search import search, why_not_ready
 
 logger = logging.getLogger(__name__)
@@ -92,6 +95,31 @@ class SearchView(SearchAPIView):
     def answer(self, request: Request, data: QueryDict, photos: list[UploadedFile[Any]]) -> Response:
         results = search(read_query(data, photos), request=request)
         return Response(results_data(results, request))
+
+
+class SimilarView(SearchAPIView):
+    """Products that look like one of the catalogue: `?product=<key>`, with filters and paging as in a search."""
+
+    def get(self, request: Request) -> Response:
+        data = request.query_params.copy()
+        keys = data.pop("product", [])
+        if len(keys) != 1:
+            raise InvalidQuery("Name one product: ?product=<key>.")
+        data.setlist("like", keys)
+        return Response(results_data(search(read_query(data, []), request=request), request))
+
+
+class FacetsView(SearchAPIView):
+    """How many products have each value of the declared filters, among those that the given filters let through."""
+
+    def get(self, request: Request) -> Response:
+        given = {key: request.query_params.getlist(key) for key in request.query_params if key not in IGNORED}
+        counted = count_facets(parse_filters(get_catalog().filters, given))
+        body = {
+            name: [{"value": value, "count": count} for value, count in values.items()]
+            for name, values in counted.items()
+        }
+        return Response({"facets": body})
 
 
 class HealthView(SearchAPIView):
