@@ -14,7 +14,7 @@ from django.urls import reverse
 from tests import drawings
 from tests.drawings import photo_bytes
 from visual_search import search as search_module
-from visual_search.components import store_for
+from visual_search.components import encode_slot, store_for
 from visual_search.versions import get_active
 
 pytestmark = pytest.mark.django_db
@@ -48,6 +48,24 @@ def test_post_photo__returns_products_with_scores_and_the_image_that_matched(cli
     assert first["filters"] == {"category": "shoes", "brand": "acme", "price": 10.0, "in_stock": True}
     assert body["next_offset"] is None
     assert set(body["timings_ms"]) == {"database", "encode", "feed", "store"}
+
+
+def test_answer__carries_server_timing(client: Client, shop: Any) -> None:
+    timing = client.post(SEARCH, {"photo": upload(photo_bytes(seed=100))})["Server-Timing"]
+    assert [stage.split(";dur=")[0] for stage in timing.split(", ")] == [
+        "decode",
+        "database",
+        "encode",
+        "feed",
+        "store",
+    ]
+
+
+def test_too_many_searches_at_once__are_a_503_with_retry_after(client: Client, shop: Any, settings: Any) -> None:
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"ENCODE_CONCURRENCY": 1, "ENCODE_WAIT_SECONDS": 0.05}
+    with encode_slot():
+        answer = client.get(SEARCH, {"q": "a"})
+    assert (answer.status_code, answer.json()["code"], answer["Retry-After"]) == (503, "search_busy", "10")
 
 
 def test_post_photo_and_text_with_filters__answers(client: Client, shop: Any) -> None:

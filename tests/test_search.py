@@ -12,8 +12,8 @@ from example_shop.models import Product
 from tests.drawings import photo_bytes
 from visual_search import search as search_module
 from visual_search.catalog import get_catalog
-from visual_search.components import store_for
-from visual_search.exceptions import IndexEmpty, IndexOutdated, InvalidFilter, InvalidQuery, PhotoRejected
+from visual_search.components import encode_slot, store_for
+from visual_search.exceptions import Busy, IndexEmpty, IndexOutdated, InvalidFilter, InvalidQuery, PhotoRejected
 from visual_search.facets import count_facets
 from visual_search.filters import parse_filters
 from visual_search.marks import mark_dirty
@@ -307,3 +307,12 @@ def test_facets__count_products_as_the_rows_do(shop: Any, filters: Filters) -> N
                 if payload[name] is not None:
                     counts[payload[name]] = counts.get(payload[name], 0) + 1
     assert count_facets(filters) == wanted
+
+
+def test_query_beyond_the_encodes_at_once__waits_then_is_told_to_come_back(shop: Any, settings: Any) -> None:
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"ENCODE_CONCURRENCY": 1, "ENCODE_WAIT_SECONDS": 0.05}
+    with encode_slot():
+        with pytest.raises(Busy):
+            search(SearchQuery(texts=["a"]))
+        assert len(similar_products(shop[0]).hits) == 3
+    assert len(search(SearchQuery(texts=["a"])).hits) == 4

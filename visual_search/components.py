@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from django.core.signals import setting_changed
@@ -11,7 +13,7 @@ from django.utils.module_loading import import_string
 
 from visual_search.catalog import get_catalog
 from visual_search.conf import SETTING, get_settings
-from visual_search.exceptions import ConfigurationError, IndexOutdated
+from visual_search.exceptions import Busy, ConfigurationError, IndexOutdated
 from visual_search.models import IndexVersion
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 _lock = threading.RLock()
 _encoders: dict[tuple[object, ...], TransformersEncoder] = {}
 _stores: dict[tuple[int, int], VectorStore] = {}
+_slots: dict[tuple[int, int], threading.BoundedSemaphore] = {}
 
 
 def get_encoder(checkpoint: str) -> TransformersEncoder:
@@ -48,6 +51,22 @@ def encoder_for(version: IndexVersion) -> TransformersEncoder:
             f"{encoder.fingerprint!r}. Put the old checkpoint back, or start over with `manage.py reset_index`."
         )
     return encoder
+
+
+@contextmanager
+def encode_slot() -> Iterator[None]:
+    """Wait for a turn to encode a query. Raises Busy if there is none for ENCODE_WAIT_SECONDS."""
+    settings = get_settings()
+    with _lock:
+        slots = _slots.setdefault(
+            (os.getpid(), settings.ENCODE_CONCURRENCY), threading.BoundedSemaphore(settings.ENCODE_CONCURRENCY)
+        )
+    if not slots.acquire(timeout=settings.ENCODE_WAIT_SECONDS):
+        raise Busy(f"{settings.ENCODE_CONCURRENCY} queries are being encoded, and none ended in time.")
+    try:
+        yield
+    finally:
+        slots.release()
 
 
 def store_for(version: IndexVersion) -> VectorStore:

@@ -32,6 +32,11 @@ class Settings:
     ENCODER_THREADS: int | None = None
     """CPU threads of one encoder. None leaves torch's default; with several processes use cores / processes."""
 
+    ENCODE_CONCURRENCY: int = 4
+    """Queries that one web process encodes at once; more would only make each of them slower."""
+    ENCODE_WAIT_SECONDS: float = 5
+    """How long a query waits for its turn before it is answered with 503 and Retry-After."""
+
     # Store
     STORE: dict[str, Any] = field(
         default_factory=lambda: {"BACKEND": "visual_search.stores.edge.EdgeStore", "OPTIONS": {}}

@@ -82,6 +82,12 @@ class IndexOutdated(Unavailable):
     code = "index_outdated"
 
 
+class Busy(Unavailable):
+    """This process encodes as many queries as it may; try again in a moment."""
+
+    code = "search_busy"
+
+
 class StoreUnavailable(Unavailable):
     """The vector store does not answer, or answered with an error."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from visual_search import feed, versions
 from visual_search.catalog import CatalogImage, get_catalog
-from visual_search.components import encoder_for, get_encoder, store_for
+from visual_search.components import encode_slot, encoder_for, get_encoder, store_for
 from visual_search.conf import get_settings
 from visual_search.exceptions import InvalidQuery
 from visual_search.images import decode_photo
@@ -142,10 +142,13 @@ def compose(
     import numpy as np
 
     total = np.zeros(version.dim, dtype=np.float32)
-    if query.photos:
-        total += query.photo_weight * encoder_for(version).embed_images(query.photos).sum(axis=0)
-    if query.texts:
-        total += query.text_weight * encoder_for(version).embed_texts(query.texts).sum(axis=0)
+    if query.photos or query.texts:
+        encoder = encoder_for(version)
+        with encode_slot():
+            if query.photos:
+                total += query.photo_weight * encoder.embed_images(query.photos).sum(axis=0)
+            if query.texts:
+                total += query.text_weight * encoder.embed_texts(query.texts).sum(axis=0)
     for key in query.like:
         total += query.like_weight * stored[key]
     for key in query.unlike:
