@@ -309,6 +309,18 @@ def test_worker_that_dies__costs_an_attempt_and_comes_back_alone(make_product: A
     assert set(alone.products) <= {str(product.pk) for product in products}
 
 
+def test_more_dead_claims_than_a_claim_takes__still_let_the_others_first(make_product: Any, index: Any) -> None:
+    for seed in (1, 2, 3):
+        make_product(seed)
+    version = versions.ensure_active()
+    assert claims.claim(version, limit=3) is not None
+    end_leases()
+    newcomer = make_product(4)
+    claim = claims.claim(version, limit=2)
+    assert claim is not None
+    assert set(claim.products) == {str(newcomer.pk)}
+
+
 def test_product_that_kills_every_worker__is_given_up(make_product: Any, index: Any) -> None:
     product = make_product(1)
     version = versions.ensure_active()

@@ -120,9 +120,10 @@ def _free_dirty_entries(version: IndexVersion, database: str, limit: int) -> lis
     if connections[database].features.has_select_for_update_skip_locked:
         free = free.select_for_update(skip_locked=True)
     place = {key: at for at, key in enumerate(keys)}
-    # Locked in key order, as `finish` locks: two workers never wait for each other in a circle. No more than
-    # are wanted: the other worker skips what is locked and would find nothing.
-    return sorted(free.order_by("key")[:limit], key=lambda entry: place[entry.key])
+    # Those whose worker died come last, however many there are. No more are locked than are wanted: another
+    # worker skips what is locked and would find nothing. It never waits, so the order of locks does not matter.
+    wanted = free.order_by(F("claim_token").asc(nulls_first=True), "key")[:limit]
+    return sorted(wanted, key=lambda entry: place[entry.key])
 
 
 def _take(chosen: list[IndexEntry], token: uuid.UUID, database: str) -> dict[str, ClaimedProduct]:
