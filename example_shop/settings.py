@@ -21,6 +21,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "rest_framework",
+    "drf_spectacular",
     "django_q",
     "visual_search",
     "example_shop",
@@ -73,6 +74,12 @@ MEDIA_ROOT = STATE_DIR / "media"
 VISUAL_SEARCH = {
     "CATALOG": "example_shop.catalog.ProductCatalog",
     "CHECKPOINT": os.environ.get("CHECKPOINT", str(STATE_DIR / "starter")),
+}
+REST_FRAMEWORK = {"DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema"}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Example shop",
+    "VERSION": "1",
+    "SERVE_INCLUDE_SCHEMA": False,
 }
 Q_CLUSTER = {
     "name": "shop",

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import pytest
 from django.conf import settings as django_settings
+from django.core.cache import cache
 from django.core.files.base import ContentFile
 
 from tests.drawings import photo_bytes
@@ -46,6 +47,12 @@ def starter(starter_folder: Path) -> Any:
 @pytest.fixture(autouse=True)
 def _media(settings: Any, tmp_path: Path) -> None:
     settings.MEDIA_ROOT = tmp_path / "media"
+
+
+@pytest.fixture(autouse=True)
+def _empty_cache() -> None:
+    """Forget the photos, embeddings and counted requests of the test before."""
+    cache.clear()
 
 
 @pytest.fixture

@@ -6,7 +6,9 @@ import colorsys
 import io
 import random
 import struct
+import zipfile
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 from PIL import Image, ImageCms, ImageDraw
@@ -30,7 +32,6 @@ NOT_IMAGES = {
     "text": b"Dear shop, where is my parcel?\n" * 20,
     "svg": b'<?xml version="1.0"?>\n<!-- drawn -->\n<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
     "pdf": b"%PDF-1.7\n1 0 obj\n<< /Type /Catalog >>\nendobj\n",
-    "heic": b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(200),
 }
 
 
@@ -178,3 +179,51 @@ def swapped_profile() -> bytes:
 
 def _colour(hue: float, value: float) -> tuple[float, float, float]:
     return colorsys.hsv_to_rgb(hue % 1.0, 0.8, value)
+
+
+def heic_header() -> bytes:
+    """The beginning of a HEIC file, and nothing behind it."""
+    return b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(200)
+
+
+def heic_bytes(size: tuple[int, int], *, orientation: int | None = None) -> bytes:
+    """Return `draw_photo` as an iPhone would store it. Needs pillow-heif."""
+    import pillow_heif
+
+    pillow_heif.register_heif_opener(thumbnails=False)
+    image = draw_photo(size)
+    if orientation in STORED_AS:
+        image = image.transpose(STORED_AS[orientation])
+    return file_bytes(image, "HEIF", quality=90, **({"exif": exif_block(orientation)} if orientation else {}))
+
+
+def zip_bytes() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("page.html", "<script>alert(1)</script>")
+        archive.comment = b"drawn"
+    return file.getvalue()
+
+
+def _jpeg_with_comment(comment: bytes) -> bytes:
+    return photo_bytes((64, 64), comment=comment)
+
+
+# Each is a good picture to PIL, and a good file of another kind to somebody else.
+TWO_FORMATS: dict[str, Callable[[], bytes]] = {
+    "jpeg+zip": lambda: photo_bytes((64, 64)) + zip_bytes(),
+    "jpeg+zip behind junk": lambda: photo_bytes((64, 64)) + bytes(5000) + zip_bytes(),
+    "png+zip": lambda: photo_bytes((64, 64), format="PNG") + zip_bytes(),
+    "gif+zip": lambda: photo_bytes((64, 64), format="GIF") + zip_bytes(),
+    "webp+zip": lambda: photo_bytes((64, 64), format="WEBP") + zip_bytes(),
+    "jpeg+png": lambda: photo_bytes((64, 64)) + photo_bytes((64, 64), format="PNG"),
+    "png+jpeg": lambda: photo_bytes((64, 64), format="PNG") + photo_bytes((64, 64)),
+    "gif+jpeg": lambda: photo_bytes((64, 64), format="GIF") + photo_bytes((64, 64)),
+    "jpeg+pdf": lambda: photo_bytes((64, 64)) + b"\n" + NOT_IMAGES["pdf"],
+    "jpeg with a pdf's header": lambda: _jpeg_with_comment(NOT_IMAGES["pdf"]),
+    "jpeg with a page": lambda: _jpeg_with_comment(b"*/=1;</style><ScRiPt>alert(1)</script>"),
+    "jpeg+php": lambda: photo_bytes((64, 64)) + b"<?php system($_GET['c']); ?>",
+    "gif with a script": lambda: photo_bytes((64, 64), format="GIF", comment=b"<script>alert(1)</script>"),
+    "jpeg+svg": lambda: photo_bytes((64, 64)) + b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    "jpeg+program": lambda: photo_bytes((64, 64)) + b"\x7fELF" + bytes(100),
+}

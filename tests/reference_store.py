@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from visual_search.exceptions import DimensionMismatch
-from visual_search.stores.base import FieldKind, Filters, Hit, Point, Position, check_vectors
+from visual_search.stores.base import FieldKind, Filters, Hit, Point, Position, Range, check_vectors
 
 
 class ReferenceStore:
@@ -66,6 +66,10 @@ class ReferenceStore:
     def facet(self, name: str, filters: Filters, *, limit: int = 50) -> dict[str | bool, int]:
         counts = Counter(value for point in self._matching(filters) for value in set(values_of(point, name)))
         return dict(counts.most_common(limit))
+
+    def bounds(self, name: str, filters: Filters) -> Range | None:
+        values = [value for point in self._matching(filters) for value in values_of(point, name)]
+        return Range(min(values), max(values)) if values else None
 
     def health(self) -> dict[str, Any]:
         return {"engine": "numpy", "points": len(self._points)}

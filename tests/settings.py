@@ -12,7 +12,10 @@ SECRET_KEY = "only-for-tests"
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 TEST_STATE_DIR = Path(os.environ.get("TEST_STATE_DIR", BASE_DIR / ".demo" / "tests"))
 MEDIA_ROOT = TEST_STATE_DIR / "media"
-VISUAL_SEARCH = VISUAL_SEARCH | {"CHECKPOINT": os.environ.get("CHECKPOINT", str(BASE_DIR / ".demo" / "starter"))}
+VISUAL_SEARCH = VISUAL_SEARCH | {
+    "CHECKPOINT": os.environ.get("CHECKPOINT", str(BASE_DIR / ".demo" / "starter")),
+    "PHOTO_RATE": None,  # tests of the throttle set one
+}
 
 if os.environ.get("DATABASE") == "postgres":
     DATABASES = {

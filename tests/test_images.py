@@ -16,8 +16,10 @@ import pytest
 from PIL import Image, ImageChops, ImageStat, features
 
 from tests import drawings
+from visual_search import images
 from visual_search.exceptions import ImageUnreadable, PhotoRejected
-from visual_search.images import MAX_ASPECT, REPEATS, content_digest, decode_photo, open_product_image
+from visual_search.images import MAX_ASPECT, content_digest, decode_photo, open_product_image
+from visual_search.signatures import REPEATS
 
 ROOT = Path(__file__).resolve().parent.parent
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -80,8 +82,18 @@ def test_decode_photo__reads_a_stream() -> None:
     assert decode(io.BytesIO(drawings.photo_bytes((320, 240)))).size == (320, 240)
 
 
-def test_decode_photo__junk_after_the_end_is_ignored() -> None:
-    data = drawings.photo_bytes((320, 240)) + b"<script>alert(1)</script>PK\x03\x04" * 100
+@pytest.mark.parametrize("junk", [b"\0" * 1000, b"\0\0\0\x18ftypmp42" + bytes(5000), b"SEFT" * 9])
+def test_decode_photo__what_phones_append_is_ignored(junk: bytes) -> None:
+    assert difference(decode(drawings.photo_bytes((320, 240)) + junk), drawings.draw_photo((320, 240))) < 8
+
+
+@pytest.mark.parametrize("kind", sorted(drawings.TWO_FORMATS))
+def test_decode_photo__two_formats_at_once_are_refused(kind: str) -> None:
+    assert rejection(drawings.TWO_FORMATS[kind]()).code == "photo_ambiguous"
+
+
+def test_decode_photo__several_jpegs_in_one_file_are_the_first_of_them() -> None:
+    data = drawings.photo_bytes((320, 240)) + drawings.photo_bytes((320, 240), seed=1)  # as MPO has them
     assert difference(decode(data), drawings.draw_photo((320, 240))) < 8
 
 
@@ -290,6 +302,32 @@ def test_decode_photo__reads_one_byte_more_than_the_limit_of_a_stream() -> None:
     assert stream.tell() == 1_001
 
 
+@pytest.mark.parametrize("orientation", [None, 6])
+def test_decode_photo__heic_is_decoded_where_its_package_is(orientation: int | None) -> None:
+    pytest.importorskip("pillow_heif", reason="needs pillow-heif")
+    data = drawings.heic_bytes((320, 240), orientation=orientation)
+    image = decode(data)
+    assert difference(image, drawings.draw_photo((320, 240))) < 8
+    assert not image.info
+
+
+def test_decode_photo__heic_is_refused_by_name_where_its_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if it were not installed
+    images._has_heif.cache_clear()
+    try:
+        error = rejection(drawings.heic_header())
+    finally:
+        images._has_heif.cache_clear()
+    assert error.code == "photo_unsupported"
+    assert str(error).startswith("HEIC files can't be searched with. Use a photo in JPEG")
+    assert "HEIC" not in str(error).partition("Use")[2]
+
+
+def test_decode_photo__broken_heic_is_damaged() -> None:
+    pytest.importorskip("pillow_heif", reason="needs pillow-heif")
+    assert rejection(drawings.heic_header()).code == "photo_damaged"
+
+
 @pytest.mark.parametrize("kind", drawings.NOT_IMAGES)
 def test_decode_photo__not_a_photo_names_the_accepted_formats(kind: str) -> None:
     error = rejection(drawings.NOT_IMAGES[kind])
@@ -297,7 +335,7 @@ def test_decode_photo__not_a_photo_names_the_accepted_formats(kind: str) -> None
     assert "JPEG, PNG, WebP, GIF, BMP" in str(error)
 
 
-@pytest.mark.parametrize("kind", ["svg", "pdf", "heic"])
+@pytest.mark.parametrize("kind", ["svg", "pdf"])
 def test_decode_photo__known_but_unsupported_format_is_named(kind: str) -> None:
     assert str(rejection(drawings.NOT_IMAGES[kind])).startswith(f"{kind.upper()} files can't be searched with.")
 

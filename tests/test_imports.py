@@ -19,12 +19,14 @@ LAYERS = [
     {"status", "verifying"},
     {"facets"},
     {"sweeping", "search"},
+    {"query"},
     {"indexing"},
     {"claims", "feed", "marks"},
     {"queue", "versions"},
-    {"components", "relations"},
+    {"components", "photos", "relations"},
     {"models", "catalog", "filters", "conf"},
-    {"images", "encoders", "checkpoints", "starter", "stores"},
+    {"images", "encoders", "checkpoints", "starter", "stores", "preparation"},
+    {"background", "signatures"},
     {"exceptions"},
 ]
 
@@ -69,7 +71,9 @@ def test_module__imports_inwards_alone(module: str, path: Path) -> None:
             assert layer_of(imported) >= layer_of(module), f"{module} imports {imported}"
 
 
-@pytest.mark.parametrize("inner", ["images", "encoders", "checkpoints", "starter", "stores"])
+@pytest.mark.parametrize(
+    "inner", ["images", "signatures", "preparation", "background", "encoders", "checkpoints", "starter", "stores"]
+)
 def test_inner_module__knows_no_django_and_no_setting(inner: str) -> None:
     for module, path in modules():
         if module == inner:

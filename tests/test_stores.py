@@ -376,6 +376,13 @@ def test_facet__returns_the_most_frequent_values_up_to_the_limit(store: VectorSt
     assert store.facet("category", EVERYTHING, limit=2) == {"common": 3, "usual": 2}
 
 
+@pytest.mark.parametrize("field", ["price", "sizes"])
+@pytest.mark.parametrize("name", FILTERS)
+def test_bounds__are_the_lowest_and_the_highest_value(filled: VectorStore, field: str, name: str) -> None:
+    values = [value for point in make_points(90) if is_match(point, FILTERS[name]) for value in values_of(point, field)]
+    assert filled.bounds(field, FILTERS[name]) == (Range(min(values), max(values)) if values else None)
+
+
 def test_health__names_the_engine_and_counts_points(filled: VectorStore) -> None:
     health = filled.health()
     assert health["engine"]

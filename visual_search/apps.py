@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
 from django.core.checks import Tags, register
 from django.db.models.signals import post_migrate
 
@@ -18,8 +18,15 @@ class VisualSearchConfig(AppConfig):
         register(checks.check_settings, "visual_search")
         register(checks.check_catalog, Tags.models)
         register(checks.check_queue, "visual_search")
+        if apps.is_installed("rest_framework"):
+            from visual_search.api import checks as api_checks
+
+            register(api_checks.check_api, "visual_search")
+            register(api_checks.check_deployed_cache, "visual_search", deploy=True)
         register(checks.check_index, Tags.database)
         signals.connect()
+        if apps.is_installed("drf_spectacular"):
+            import visual_search.api.schema  # noqa: F401  # registers what it says of the views
         post_migrate.connect(_schedule_sweep, sender=self, dispatch_uid="visual_search.schedule")
 
 

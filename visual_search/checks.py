@@ -17,10 +17,12 @@ from django.db import DatabaseError, connections, models
 from django.utils.module_loading import import_string
 
 from visual_search import conf, queue, relations, status
+from visual_search.background import find_u2net
 from visual_search.catalog import Catalog, find_relation, get_catalog
 from visual_search.exceptions import ConfigurationError
 from visual_search.filters import Field
 from visual_search.models import Embedding, IndexEntry, IndexMark
+from visual_search.preparation import STRATEGIES
 
 RESERVED_FILTERS = (
     "q",
@@ -29,6 +31,8 @@ RESERVED_FILTERS = (
     "offset",
     "photo",
     "token",
+    "crop",
+    "fallback",
     "product",
     "like",
     "unlike",
@@ -46,7 +50,7 @@ RESERVED_FILTERS = (
     "traceback",
 )
 POSITIVE = (
-    "BATCH_SIZE", "ENCODE_CONCURRENCY", "ENCODE_WAIT_SECONDS",
+    "BATCH_SIZE", "ENCODE_CONCURRENCY", "ENCODE_WAIT_SECONDS", "BACKGROUND_SECONDS", "MAX_PHOTOS", "PHOTO_TOKEN_SECONDS",
     "DRAIN_SECONDS", "LEASE_SECONDS", "MAX_ATTEMPTS", "BACKOFF_SECONDS", "MARK_AGE_SECONDS",
     "SWEEP_SECONDS", "TOMBSTONE_DAYS", "MAX_UPLOAD_BYTES", "MAX_PHOTO_PIXELS", "MAX_LIMIT", "MAX_TEXT_LENGTH",
     "DEFAULT_LIMIT",
@@ -59,7 +63,7 @@ def check_settings(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]
     if not isinstance(written, dict):
         hint = 'VISUAL_SEARCH = {"CATALOG": "shop.catalog.ProductCatalog"}'
         return [Error("The VISUAL_SEARCH setting is missing or not a dict.", hint=hint, id="visual_search.E001")]
-    return [*_unknown_keys(written), *_wrong_numbers(), *_wrong_store(), *_missing_parts()]
+    return [*_unknown_keys(written), *_wrong_numbers(), *_wrong_preparation(), *_wrong_store(), *_missing_parts()]
 
 
 def _unknown_keys(written: dict[str, Any]) -> Iterator[CheckMessage]:
@@ -86,6 +90,25 @@ def _wrong_numbers() -> Iterator[CheckMessage]:
     if not isinstance(settings.CHECKPOINT, str):
         message = f'VISUAL_SEARCH["CHECKPOINT"] is {settings.CHECKPOINT!r}; a hub name or a folder was wanted.'
         yield Error(message, id="visual_search.E003")
+
+
+def _wrong_preparation() -> Iterator[CheckMessage]:
+    settings = conf.get_settings()
+    wanted = {key: getattr(settings, key) for key in ("QUERY_PREPARATION", "GALLERY_PREPARATION")}
+    for key, value in wanted.items():
+        if value not in STRATEGIES:
+            message = f'VISUAL_SEARCH["{key}"] is {value!r}; one of {", ".join(map(repr, STRATEGIES))} was wanted.'
+            yield Error(message, id="visual_search.E008")
+    if set(wanted.values()) == {"none"}:
+        return
+    for package in ("rembg", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            hint = 'pip install "django-visual-search[background]"'
+            message = f"Background removal needs {package}, which is not installed."
+            yield Warning(message, hint=hint, id="visual_search.W009")
+    if settings.BACKGROUND_MODEL == "u2net" and find_u2net() is None:
+        hint = "`manage.py fetch_background_model` fetches it; rembg would, at the first photo."
+        yield Warning("The background model u2net is not on this machine.", hint=hint, id="visual_search.W009")
 
 
 def _wrong_store() -> Iterator[CheckMessage]:

@@ -1,10 +1,10 @@
-"""The encoder and the stores of this process: made when first needed, never before a fork, once each."""
+"""This process's encoder, background remover and stores: made when first needed, never before a fork, once each."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,13 +15,18 @@ from visual_search.catalog import get_catalog
 from visual_search.conf import SETTING, get_settings
 from visual_search.exceptions import Busy, ConfigurationError, IndexOutdated
 from visual_search.models import IndexVersion
+from visual_search.preparation import embed_prepared, identity, prepare
 
 if TYPE_CHECKING:
-    from visual_search.encoders import TransformersEncoder
+    from PIL.Image import Image
+
+    from visual_search.background import BackgroundRemover
+    from visual_search.encoders import FloatArray, TransformersEncoder
     from visual_search.stores.base import VectorStore
 
 _lock = threading.RLock()
 _encoders: dict[tuple[object, ...], TransformersEncoder] = {}
+_removers: dict[tuple[object, ...], BackgroundRemover] = {}
 _stores: dict[tuple[int, int], VectorStore] = {}
 _slots: dict[tuple[int, int], threading.BoundedSemaphore] = {}
 
@@ -39,18 +44,49 @@ def get_encoder(checkpoint: str) -> TransformersEncoder:
         return _encoders[key]
 
 
+def get_remover() -> BackgroundRemover:
+    """Return this process's background remover. Nothing is loaded before its first use."""
+    from visual_search.background import BackgroundRemover
+
+    settings = get_settings()
+    with _lock:
+        options = {"device": settings.DEVICE, "threads": settings.ENCODER_THREADS}
+        key = (os.getpid(), settings.BACKGROUND_MODEL, *options.values())
+        if key not in _removers:
+            _removers[key] = BackgroundRemover(settings.BACKGROUND_MODEL, **options)  # type: ignore[arg-type]
+        return _removers[key]
+
+
 def encoder_for(version: IndexVersion) -> TransformersEncoder:
     """Return the encoder that made the version's embeddings.
 
     Raises IndexOutdated if this machine's weights or preprocessing under that name are others.
     """
     encoder = get_encoder(version.checkpoint)
-    if encoder.fingerprint != version.fingerprint:
+    if encoder.fingerprint != version.encoder_fingerprint:
         raise IndexOutdated(
-            f"The index was made with {version.checkpoint!r}, fingerprint {version.fingerprint!r}; here it is "
+            f"The index was made with {version.checkpoint!r}, fingerprint {version.encoder_fingerprint!r}; here it is "
             f"{encoder.fingerprint!r}. Put the old checkpoint back, or start over with `manage.py reset_index`."
         )
     return encoder
+
+
+def gallery_preparation() -> str:
+    """Return the identity of what the settings want done to product images; it belongs to an index's fingerprint."""
+    settings = get_settings()
+    return identity(settings.GALLERY_PREPARATION, settings.BACKGROUND_MODEL)
+
+
+def embed_gallery(encoder: TransformersEncoder, images: Sequence[Image]) -> FloatArray:
+    """Return one embedding per product image, prepared as GALLERY_PREPARATION says: float32 (len(images), dim).
+
+    Raises ConfigurationError if the background model can't be loaded: an index half of cut-outs would be wrong.
+    """
+    strategy = get_settings().GALLERY_PREPARATION
+    remover = get_remover()
+    if strategy != "none":
+        remover.warm_up()
+    return embed_prepared(encoder, [prepare(image, strategy, remover.find_mask) for image in images])
 
 
 @contextmanager

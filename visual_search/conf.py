@@ -37,6 +37,16 @@ class Settings:
     ENCODE_WAIT_SECONDS: float = 5
     """How long a query waits for its turn before it is answered with 503 and Retry-After."""
 
+    # Preparation of images
+    QUERY_PREPARATION: str = "none"
+    """What is embedded of a shopper's photo: `none`, `crop`, `cutout` or `blend`; measured in docs/preparation.md."""
+    GALLERY_PREPARATION: str = "none"
+    """The same for product images. Another one makes another index."""
+    BACKGROUND_MODEL: str = "u2net"
+    """rembg's name of the model that finds the object. Never its own default, which is paid for in commercial use."""
+    BACKGROUND_SECONDS: float = 5
+    """How long a search waits for the object's mask before it takes the photo as it is."""
+
     # Store
     STORE: dict[str, Any] = field(
         default_factory=lambda: {"BACKEND": "visual_search.stores.edge.EdgeStore", "OPTIONS": {}}
@@ -67,12 +77,32 @@ class Settings:
     MAX_UPLOAD_BYTES: int = 20 * 1024 * 1024
     MAX_PHOTO_PIXELS: int = 50_000_000
     """Above the largest common phone camera mode (48 megapixels)."""
+    MAX_PHOTOS: int = 4
+    """Photos of one query; each costs an encoding."""
     MAX_LIMIT: int = 100
     MAX_OFFSET: int = 1_000
     MAX_TEXT_LENGTH: int = 500
     """Characters; encoders read 64 to 128 tokens."""
     DEFAULT_LIMIT: int = 24
     """Fills rows of 2, 3, 4 and 6."""
+
+    # What is kept for a while, in Django's cache
+    CACHE: str = "default"
+    """The alias of the cache. Several web processes need one that they share, such as Redis."""
+    PHOTO_TOKEN_SECONDS: int = 600
+    """How long a photo that was sent to be cropped again can be named by its token."""
+    EMBEDDING_CACHE_SECONDS: int = 3600
+    """How long a photo's embedding is kept, by the photo's digest: the next page needs no encoder. 0 keeps none."""
+
+    # The API
+    PERMISSION_CLASSES: list[str] | None = None
+    """Dotted paths of DRF permission classes. None takes the project's own."""
+    THROTTLE_CLASSES: list[str] | None = field(default_factory=lambda: ["visual_search.api.throttles.PhotoThrottle"])
+    """Dotted paths of DRF throttle classes. None takes the project's own."""
+    PHOTO_RATE: str | None = "30/min"
+    """How many photos one shopper may send, in DRF's notation. None does not count them."""
+    PRODUCT_SERIALIZER: str | None = None
+    """Dotted path of a DRF serializer: what it makes of a product stands in each result as `product`."""
 
     # Search
     SCORE_THRESHOLD: float | None = None

@@ -25,7 +25,7 @@ from django.db.models.functions import Now
 from visual_search import claims, feed, versions
 from visual_search.catalog import Catalog, CatalogImage, get_catalog
 from visual_search.claims import Claim, ClaimedProduct, Result
-from visual_search.components import encoder_for
+from visual_search.components import embed_gallery, encoder_for
 from visual_search.conf import get_settings
 from visual_search.exceptions import ConfigurationError, ImageUnavailable, ImageUnreadable, Unavailable
 from visual_search.images import content_digest, open_product_image
@@ -293,7 +293,7 @@ def _embed_or_isolate(encoder: TransformersEncoder, images: list[Image]) -> list
     if not images:
         return []
     try:
-        return [as_bytes(vector) for vector in encoder.embed_images(images)]
+        return [as_bytes(vector) for vector in embed_gallery(encoder, images)]
     except ConfigurationError:
         raise
     except Exception as error:

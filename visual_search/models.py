@@ -61,6 +61,21 @@ class IndexVersion(models.Model):
     def __str__(self) -> str:
         return f"{self.pk} ({self.checkpoint}, {self.state})"
 
+    @property
+    def encoder_fingerprint(self) -> str:
+        """The encoder's part of the fingerprint."""
+        return self.fingerprint.partition("+")[0]
+
+    @property
+    def preparation(self) -> str:
+        """How product images were prepared: the fingerprint's second part, or `none`."""
+        return self.fingerprint.partition("+")[2] or "none"
+
+
+def index_fingerprint(encoder: str, preparation: str) -> str:
+    """Return the fingerprint of an index: the encoder's, and how product images are prepared if they are."""
+    return encoder if preparation == "none" else f"{encoder}+{preparation}"
+
 
 class IndexEntry(models.Model):
     """What the index knows of one product. Written by the drain alone."""

@@ -1,58 +1,37 @@
-"""Photo, text or both in; visible products out, best first, one hit a product."""
+"""A query in, visible products out, best first, one hit a product."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from visual_search import feed, versions
 from visual_search.catalog import CatalogImage, get_catalog
-from visual_search.components import encode_slot, encoder_for, get_encoder, store_for
+from visual_search.components import get_encoder, get_remover, store_for
 from visual_search.conf import get_settings
-from visual_search.exceptions import InvalidQuery
-from visual_search.images import decode_photo
-from visual_search.models import Embedding, IndexVersion
-from visual_search.stores.base import Filters, Hit, VectorStore
+from visual_search.exceptions import ConfigurationError
+from visual_search.models import IndexVersion
+from visual_search.photos import Photo, find_photo, keep_photo, read_photo
+from visual_search.query import PhotoReport, SearchQuery, Timer, checked, compose, not_indexed
+from visual_search.stores.base import Hit, Position, VectorStore
 
 if TYPE_CHECKING:
-    import numpy as np
     from django.db.models import QuerySet
     from django.http import HttpRequest
-    from numpy.typing import NDArray
-    from PIL.Image import Image
 
+    from visual_search.query import Vector
+
+__all__ = [
+    "Photo", "ProductHit", "SearchQuery", "SearchResults", "find_photo", "keep_photo", "read_photo", "search",
+    "similar_products", "warm_up", "why_not_ready",
+]  # fmt: skip
+
+logger = logging.getLogger(__name__)
 
 POINTS_PER_PRODUCT = 3  # points asked for at first for each product wanted: several images, and some not visible
 KEYS_PER_QUERY = 1000
-MAX_KEY_LENGTH = 255  # what the index's tables hold
-MAX_EXAMPLES = 20  # products to be like or unlike
-
-
-@dataclass(frozen=True, slots=True)
-class SearchQuery:
-    """What is looked for.
-
-    photos: decoded, see `read_photo`. like, unlike: keys of products whose main image it should, or should not,
-    look like; they are left out of the results. The weights say how much each photo, text or product counts.
-    score_threshold: cosine; None takes the index version's, then the setting's. limit, offset: products.
-    """
-
-    photos: Sequence[Image] = ()
-    texts: Sequence[str] = ()
-    like: Sequence[str] = ()
-    unlike: Sequence[str] = ()
-    photo_weight: float = 1.0
-    text_weight: float = 1.0
-    like_weight: float = 1.0
-    unlike_weight: float = 0.5
-    filters: Filters = field(default_factory=Filters)
-    limit: int | None = None
-    offset: int = 0
-    score_threshold: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,117 +45,52 @@ class ProductHit:
 
 @dataclass(frozen=True, slots=True)
 class SearchResults:
-    """One page of hits. next_offset: where the next page begins, None at the end. timings_ms: by stage."""
+    """One page of hits.
+
+    next_offset: where the next page begins, None at the end. timings_ms: by stage. photos: what was done with each.
+    is_nothing_close: products there are, but none passes the threshold; then `fallback` holds the nearest, as many as
+    the query asked for, and `hits` none.
+    """
 
     hits: list[ProductHit]
     next_offset: int | None
     timings_ms: Mapping[str, float]
+    photos: list[PhotoReport] = field(default_factory=list)
+    is_nothing_close: bool = False
+    fallback: list[ProductHit] = field(default_factory=list)
 
 
 def search(query: SearchQuery, *, request: HttpRequest | None = None) -> SearchResults:
     """Return the products that answer `query`, best first.
 
-    Only what `visible_to(queryset())` lets this request see is returned, whatever the store holds.
-    Raises InvalidQuery, IndexEmpty, IndexOutdated, StoreUnavailable.
+    Only what `visible_to(queryset())` lets this request see is returned, whatever the store holds. Products of equal
+    score are in the order of their keys, so that no page repeats one.
+    Raises InvalidQuery, PhotoRejected, Busy, IndexEmpty, IndexOutdated, StoreUnavailable.
     """
     query = checked(query)
     timer = Timer()
     with timer("database"):
         version = versions.get_active()
-    with timer("database"):
-        stored = stored_vectors(version, [*query.like, *query.unlike], request)
-    with timer("encode"):
-        vector = compose(query, version, stored)
+    vector, photos = compose(query, version, timer)
     with timer("feed"):
         store = current_store(version)
-    thresholds = (query.score_threshold, version.score_threshold, get_settings().SCORE_THRESHOLD)
-    threshold = next((value for value in thresholds if value is not None), None)
-    hits, has_more = find_visible(store, vector, query, threshold, request, timer)
-    with timer("database"):
-        shown = hydrate(hits, request)
+    shelf = Shelf(query, request)
+    hits, has_more = find_page(store, vector, query, shelf, threshold_of(query, version), timer)
+    fallback: list[ProductHit] = []
+    is_nothing_close = False
+    if not hits and query.offset == 0 and threshold_of(query, version) is not None:
+        nearest = replace(query, limit=query.fallback or 1)
+        fallback, _ = find_page(store, vector, nearest, shelf, None, timer)
+        is_nothing_close = bool(fallback)
     following = query.offset + len(hits)
-    next_offset = following if has_more and following <= get_settings().MAX_OFFSET else None
-    return SearchResults(shown, next_offset, timer.stages)
-
-
-def current_store(version: IndexVersion) -> VectorStore:
-    """Return the store, brought up to date if it is this process's own; workers feed a shared one."""
-    store = store_for(version)
-    if not store.is_shared:
-        feed.catch_up(version, store)
-    return store
-
-
-def checked(query: SearchQuery) -> SearchQuery:
-    """Return the query with its limit filled in. Raises InvalidQuery for what is outside the allowed."""
-    settings = get_settings()
-    limit = min(settings.DEFAULT_LIMIT, settings.MAX_LIMIT) if query.limit is None else query.limit
-    if not (query.photos or query.texts or query.like):
-        raise InvalidQuery("Send a photo, or say in words what you look for.", code="query_empty")
-    if not 1 <= limit <= settings.MAX_LIMIT:
-        raise InvalidQuery(f"limit must be from 1 to {settings.MAX_LIMIT}.")
-    if not 0 <= query.offset <= settings.MAX_OFFSET:
-        raise InvalidQuery(f"offset must be from 0 to {settings.MAX_OFFSET}.")
-    if any(len(text) > settings.MAX_TEXT_LENGTH for text in query.texts):
-        raise InvalidQuery(f"The text may have up to {settings.MAX_TEXT_LENGTH} characters.", code="text_too_long")
-    if len({*query.like, *query.unlike}) > MAX_EXAMPLES:
-        raise InvalidQuery(f"Name up to {MAX_EXAMPLES} products to be like or unlike.")
-    if any(len(key) > MAX_KEY_LENGTH or "\0" in key for key in (*query.like, *query.unlike)):
-        raise InvalidQuery("This is not the key of a product.", code="product_not_indexed")
-    weights = (query.photo_weight, query.text_weight, query.like_weight, query.unlike_weight)
-    if not all(math.isfinite(weight) and 0 <= weight <= 10 for weight in weights):
-        raise InvalidQuery("Weights must be from 0 to 10.")
-    if query.score_threshold is not None and not -1 <= query.score_threshold <= 1:
-        raise InvalidQuery("score_threshold must be from -1 to 1.")
-    return replace(query, limit=limit)
-
-
-def compose(
-    query: SearchQuery, version: IndexVersion, stored: Mapping[str, NDArray[np.float32]]
-) -> NDArray[np.float32]:
-    """Return the one unit vector (dim,) that stands for the whole query.
-
-    It is the sum of the unit vectors of photos, texts and liked products less those of the unliked, each times its
-    weight, made unit length. Only photos and texts load the encoder.
-    """
-    import numpy as np
-
-    total = np.zeros(version.dim, dtype=np.float32)
-    if query.photos or query.texts:
-        encoder = encoder_for(version)
-        with encode_slot():
-            if query.photos:
-                total += query.photo_weight * encoder.embed_images(query.photos).sum(axis=0)
-            if query.texts:
-                total += query.text_weight * encoder.embed_texts(query.texts).sum(axis=0)
-    for key in query.like:
-        total += query.like_weight * stored[key]
-    for key in query.unlike:
-        total -= query.unlike_weight * stored[key]
-    length = float(np.linalg.norm(total))
-    if length < 1e-6:
-        raise InvalidQuery("The parts of this query cancel each other out.")
-    return total / np.float32(length)
-
-
-def stored_vectors(
-    version: IndexVersion, keys: Sequence[str], request: HttpRequest | None
-) -> dict[str, NDArray[np.float32]]:
-    """Return the vector of each product's main image, from the database: no encoder is needed.
-
-    Raises InvalidQuery for a product that is not indexed, or that this request may not see.
-    """
-    if not keys:
-        return {}
-    rows = Embedding.objects.using(get_catalog().database).filter(
-        version=version, product_key__in=visible_keys(list(dict.fromkeys(keys)), request), vector__isnull=False
+    return SearchResults(
+        hits,
+        following if has_more and following <= get_settings().MAX_OFFSET else None,
+        timer.stages,
+        photos,
+        is_nothing_close,
+        fallback[: query.fallback],
     )
-    # Of a product whose main image could not be read, the first one that could.
-    best = {row.product_key: row for row in rows.order_by("is_main", "-image_key")}
-    if missing := [key for key in keys if key not in best]:
-        raise InvalidQuery(f"There is no indexed product with the key {missing[0][:40]!r}.", code="product_not_indexed")
-    vectors = feed.vectors_of(list(best.values()), version.dim)
-    return dict(zip(best, vectors, strict=True))
 
 
 def similar_products(product: Any, *, request: HttpRequest | None = None, limit: int = 8) -> SearchResults:
@@ -185,14 +99,28 @@ def similar_products(product: Any, *, request: HttpRequest | None = None, limit:
     return search(SearchQuery(like=[key], limit=limit), request=request)
 
 
-def find_visible(
-    store: VectorStore,
-    vector: NDArray[np.float32],
-    query: SearchQuery,
-    threshold: float | None,
-    request: HttpRequest | None,
-    timer: Timer,
-) -> tuple[list[Hit], bool]:
+def threshold_of(query: SearchQuery, version: IndexVersion) -> float | None:
+    """Return the score that a product must reach, or None."""
+    wanted = (query.score_threshold, version.score_threshold, get_settings().SCORE_THRESHOLD)
+    return next((value for value in wanted if value is not None), None)
+
+
+def current_store(version: IndexVersion) -> VectorStore:
+    """Return the store, brought up to date if it is this process's own; workers feed a shared one.
+
+    version: as `find_active` returns it, with the feed's state.
+    """
+    store = store_for(version)
+    if not store.is_shared:
+        epoch, seq = getattr(version, "feed_epoch", None), getattr(version, "feed_seq", None)
+        if epoch is None or seq is None or store.position() != Position(str(epoch), seq):
+            feed.catch_up(version, store)
+    return store
+
+
+def find_page(
+    store: VectorStore, vector: Vector, query: SearchQuery, shelf: Shelf, threshold: float | None, timer: Timer
+) -> tuple[list[ProductHit], bool]:
     """Return the page's hits, one a product and visible to the request, and whether more follow.
 
     The store is asked for more than a page, and for more again, until enough visible products are found.
@@ -200,26 +128,87 @@ def find_visible(
     limit = query.limit or get_settings().DEFAULT_LIMIT
     wanted = query.offset + limit + 1
     fetch = wanted * POINTS_PER_PRODUCT
-    known: dict[str, bool] = dict.fromkeys([*query.like, *query.unlike], False)  # examples are no answers
     while True:
         with timer("store"):
             points = store.query(vector, query.filters, limit=fetch, score_threshold=threshold)
-        best = best_per_product(points)
+        is_end = len(points) < fetch
+        best = best_per_product(points if is_end else without_last_score(points))
         with timer("database"):
-            fresh = [hit.product for hit in best if hit.product not in known]
-            known |= dict.fromkeys(fresh, False) | dict.fromkeys(visible_keys(fresh, request), True)
-        shown = [hit for hit in best if known[hit.product]]
-        if len(shown) >= wanted or len(points) < fetch:
-            return shown[query.offset : query.offset + limit], len(shown) >= wanted
+            shown = shelf.first(best, wanted)
+        if len(shown) >= wanted or is_end:
+            break
         fetch *= 4
+    with timer("database"):
+        return shelf.hydrate(shown[query.offset : query.offset + limit]), len(shown) >= wanted
 
 
-def best_per_product(points: Sequence[Hit]) -> list[Hit]:
-    """Return the first, so the best, hit of each product; the order stays."""
+def without_last_score(points: Sequence[Hit]) -> list[Hit]:
+    """Return the hits above the lowest score: the engine may have cut through equal ones, in any order."""
+    return [hit for hit in points if hit.score > points[-1].score]
+
+
+def best_per_product(points: Iterable[Hit]) -> list[Hit]:
+    """Return the best hit of each product, best first; equal scores in the order of their keys."""
     best: dict[str, Hit] = {}
-    for hit in points:
+    for hit in sorted(points, key=lambda hit: (-hit.score, hit.product, hit.image)):
         best.setdefault(hit.product, hit)
     return list(best.values())
+
+
+class Shelf:
+    """The products that one search came upon: each is looked up once, in as few queries as possible.
+
+    On a first page whole rows are read at once. On later ones only the keys are, until it is known who is shown.
+    """
+
+    def __init__(self, query: SearchQuery, request: HttpRequest | None) -> None:
+        self.request = request
+        self.examples = {*query.like, *query.unlike}
+        self.reads_rows = query.offset == 0
+        self.is_visible: dict[str, bool] = {}
+        self.rows: dict[str, Any] = {}
+
+    def first(self, best: Sequence[Hit], wanted: int) -> list[Hit]:
+        """Return the first `wanted` hits that may be shown; examples are no answers.
+
+        Raises InvalidQuery for an example that this request may not see, as if it did not exist.
+        """
+        answers = [hit for hit in best if hit.product not in self.examples]
+        shown: list[Hit] = []
+        for start in range(0, max(1, len(answers)), wanted):
+            some = answers[start : start + wanted]
+            self._look_up([*self.examples, *(hit.product for hit in some)])
+            if hidden := [key for key in self.examples if not self.is_visible[key]]:
+                raise not_indexed(hidden[0])
+            shown += [hit for hit in some if self.is_visible[hit.product]]
+            if len(shown) >= wanted:
+                break
+        return shown[:wanted]
+
+    def hydrate(self, hits: Sequence[Hit]) -> list[ProductHit]:
+        """Return the hits with their products, as the shop's queryset loads them; one just gone is left out."""
+        self._read_rows([hit.product for hit in hits if hit.product not in self.rows])
+        images_of = get_catalog().images_of
+        return [
+            ProductHit(row, hit.score, next((image for image in images_of(row) if image.key == hit.image), None))
+            for hit in hits
+            if (row := self.rows.get(hit.product)) is not None
+        ]
+
+    def _look_up(self, keys: Iterable[str]) -> None:
+        fresh = [key for key in dict.fromkeys(keys) if key not in self.is_visible]
+        self.is_visible |= dict.fromkeys(fresh, False)
+        self.is_visible |= dict.fromkeys(self._read_rows(fresh) if self.reads_rows else self._read_keys(fresh), True)
+
+    def _read_rows(self, keys: Sequence[str]) -> list[str]:
+        found = [row for some in slices(keys) for row in visible_products(some, self.request)]
+        self.rows |= {str(row.pk): row for row in found}
+        return [str(row.pk) for row in found]
+
+    def _read_keys(self, keys: Sequence[str]) -> list[str]:
+        visible = (visible_products(some, self.request) for some in slices(keys))
+        plain = (rows.select_related(None).prefetch_related(None).order_by() for rows in visible)
+        return [str(key) for rows in plain for key in rows.values_list("pk", flat=True)]
 
 
 def visible_products(keys: Sequence[str], request: HttpRequest | None) -> QuerySet[Any]:
@@ -228,40 +217,9 @@ def visible_products(keys: Sequence[str], request: HttpRequest | None) -> QueryS
     return catalog.visible_to(catalog.queryset(), request).filter(pk__in=catalog.valid_keys(keys))
 
 
-def visible_keys(keys: Sequence[str], request: HttpRequest | None) -> set[str]:
-    """Return the keys of the products that may be shown."""
-    found: set[str] = set()
-    for start in range(0, len(keys), KEYS_PER_QUERY):
-        rows = visible_products(keys[start : start + KEYS_PER_QUERY], request)
-        plain = rows.select_related(None).prefetch_related(None).order_by()
-        found.update(str(key) for key in plain.values_list("pk", flat=True))
-    return found
-
-
-def hydrate(hits: Sequence[Hit], request: HttpRequest | None) -> list[ProductHit]:
-    """Return the hits with their products, as the shop's queryset loads them; one that has just gone is left out."""
-    catalog = get_catalog()
-    products = {str(row.pk): row for row in visible_products([hit.product for hit in hits], request)}
-    found = [(hit, products[hit.product]) for hit in hits if hit.product in products]
-    return [
-        ProductHit(product, hit.score, next((i for i in catalog.images_of(product) if i.key == hit.image), None))
-        for hit, product in found
-    ]
-
-
-def read_photo(upload: bytes | BinaryIO) -> Image:
-    """Return an uploaded photo upright, in RGB, small enough for the encoder.
-
-    Raises PhotoRejected; IndexEmpty or IndexOutdated before the encoder would be loaded for nothing.
-    """
-    settings = get_settings()
-    encoder = get_encoder(versions.get_active().checkpoint)
-    return decode_photo(
-        upload,
-        max_bytes=settings.MAX_UPLOAD_BYTES,
-        max_pixels=settings.MAX_PHOTO_PIXELS,
-        target_px=encoder.input_size_px * 2,
-    )
+def slices(keys: Sequence[str]) -> Iterable[Sequence[str]]:
+    """Yield the keys in parts that one query takes."""
+    return (keys[start : start + KEYS_PER_QUERY] for start in range(0, len(keys), KEYS_PER_QUERY))
 
 
 def warm_up() -> None:
@@ -273,6 +231,11 @@ def warm_up() -> None:
     version = versions.find_active()
     encoder = get_encoder(get_settings().CHECKPOINT if version is None else version.checkpoint)
     encoder.warm_up()
+    if get_settings().QUERY_PREPARATION != "none":
+        try:
+            get_remover().warm_up()
+        except ConfigurationError as error:  # photos are searched with as they are, and each answer says so
+            logger.error("%s", error)
     if version is not None and not versions.why_outdated(version):
         current_store(version)
 
@@ -288,18 +251,3 @@ def why_not_ready() -> str:
     if version is not None and store_for(version).position() is None:
         return "The store is not filled yet; see warm_up()."
     return ""
-
-
-class Timer:
-    """Sum up the milliseconds of each stage: `with timer("store"): …`."""
-
-    def __init__(self) -> None:
-        self.stages: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.stages[stage] = self.stages.get(stage, 0.0) + (time.perf_counter() - started) * 1000

@@ -10,7 +10,7 @@ from typing import Any
 
 from visual_search import feed
 from visual_search.catalog import Catalog, CatalogImage, get_catalog
-from visual_search.components import encoder_for, store_for
+from visual_search.components import embed_gallery, encoder_for, store_for
 from visual_search.exceptions import ImageUnreadable, Unavailable
 from visual_search.images import content_digest, open_product_image
 from visual_search.indexing import PRODUCT_IMAGE_PIXELS, digest_of
@@ -193,6 +193,6 @@ def _compare_vectors(version: IndexVersion, sample: list[EmbeddedImage]) -> Iter
             pixels = open_product_image(io.BytesIO(image.read()), max_pixels=PRODUCT_IMAGE_PIXELS, target_px=target_px)
         except (ImageUnreadable, OSError):
             continue  # told above
-        cosine = float(encoder.embed_images([pixels])[0] @ feed.vectors_of([row], version.dim)[0])
+        cosine = float(embed_gallery(encoder, [pixels])[0] @ feed.vectors_of([row], version.dim)[0])
         if cosine < SAME_IMAGE_COSINE:
             yield Difference("vector", row.product_key, f"embedded again: cosine {cosine:.4f}", image.key)

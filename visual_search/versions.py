@@ -5,19 +5,27 @@ from __future__ import annotations
 import logging
 
 from django.db import IntegrityError, transaction
+from django.db.models import Subquery
 
 from visual_search.catalog import get_catalog
-from visual_search.components import get_encoder, store_for
+from visual_search.components import gallery_preparation, get_encoder, store_for
 from visual_search.conf import get_settings
 from visual_search.exceptions import IndexEmpty, IndexOutdated, Unavailable
-from visual_search.models import Embedding, FeedState, IndexEntry, IndexMark, IndexVersion, first_row
+from visual_search.models import Embedding, FeedState, IndexEntry, IndexMark, IndexVersion, first_row, index_fingerprint
 
 logger = logging.getLogger(__name__)
 
 
 def find_active() -> IndexVersion | None:
-    """Return the version that searches use, or None before the first product was indexed."""
-    versions = IndexVersion.objects.using(get_catalog().database)
+    """Return the version that searches use, or None before the first product was indexed.
+
+    `feed_epoch` and `feed_seq` come with it, so that a search knows from one query whether its store is up to date.
+    """
+    database = get_catalog().database
+    state = FeedState.objects.using(database).filter(pk=1)
+    versions = IndexVersion.objects.using(database).annotate(
+        feed_epoch=Subquery(state.values("epoch")), feed_seq=Subquery(state.values("last_seq"))
+    )
     return versions.filter(state=IndexVersion.State.ACTIVE).first()
 
 
@@ -37,13 +45,17 @@ def get_active() -> IndexVersion:
 
 def why_outdated(version: IndexVersion) -> str:
     """Return what is wrong and what to do if the setting and the index disagree, otherwise an empty string."""
-    wanted = get_settings().CHECKPOINT
-    if wanted == version.checkpoint:
-        return ""
-    return (
-        f'The index was made with {version.checkpoint!r}, but VISUAL_SEARCH["CHECKPOINT"] is {wanted!r}. '
-        "Set it back, or start over with `manage.py reset_index`."
+    compared = (
+        ("CHECKPOINT", version.checkpoint, get_settings().CHECKPOINT),
+        ("GALLERY_PREPARATION", version.preparation, gallery_preparation()),
     )
+    for key, made, wanted in compared:
+        if made != wanted:
+            return (
+                f'The index was made with {made!r}, but VISUAL_SEARCH["{key}"] is {wanted!r}. '
+                "Set it back, or start over with `manage.py reset_index`."
+            )
+    return ""
 
 
 def ensure_active() -> IndexVersion:
@@ -57,7 +69,7 @@ def ensure_active() -> IndexVersion:
         with transaction.atomic(using=database):
             return IndexVersion.objects.using(database).create(
                 checkpoint=checkpoint,
-                fingerprint=encoder.fingerprint,
+                fingerprint=index_fingerprint(encoder.fingerprint, gallery_preparation()),
                 dim=encoder.dim,
                 state=IndexVersion.State.ACTIVE,
             )

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import render
+from django.utils.translation import gettext
 from django.views.decorators.http import require_http_methods
+from rest_framework.exceptions import Throttled
 
 from visual_search.api.serializers import read_query
-from visual_search.api.views import explain, refuse_large_upload, without_transaction
+from visual_search.api.views import check_throttles, explain, refuse_large_upload, without_transaction
 from visual_search.catalog import get_catalog
 from visual_search.exceptions import VisualSearchError
 from visual_search.facets import count_facets, is_at_hand
 from visual_search.filters import Boolean, Number
 from visual_search.search import ProductHit, SearchResults, search
+
+FALLBACK = 8  # nearest products shown where nothing is close enough
 
 
 @without_transaction
@@ -26,13 +31,19 @@ def search_page(request: HttpRequest) -> HttpResponse:
     try:
         if request.method == "POST":
             refuse_large_upload(request)
+            check_throttles(request)
             data = request.POST
         if is_asked(request, data):
-            results = search(read_query(data, request.FILES.getlist("photo")), request=request)
-            context["hits"] = [card(hit) for hit in results.hits]
+            query = replace(read_query(data, request.FILES.getlist("photo")), fallback=FALLBACK)
+            results = search(query, request=request)
+            context["hits"] = [card(hit) for hit in results.hits or results.fallback]
+            context["is_nothing_close"] = results.is_nothing_close
             context |= {"was_searched": True, "next": next_page(request, data, results)}
     except VisualSearchError as error:
         status, context["error"] = explain(error)
+    except Throttled as throttled:
+        detail = gettext("You have sent many photos in a short time. Please try again in a minute.")
+        status, context["error"] = throttled.status_code, {"code": throttled.default_code, "detail": detail}
     fields = form_fields(data)
     context |= {
         "text": data.get("text") or data.get("q", ""),
@@ -71,7 +82,7 @@ def next_page(request: HttpRequest, data: QueryDict, results: SearchResults) -> 
 def known_choices() -> dict[str, dict[str | bool, int]]:
     """Return the filters' values to choose from; nothing before this process has its store: people can still type."""
     try:
-        return count_facets() if is_at_hand() else {}
+        return count_facets().values if is_at_hand() else {}
     except VisualSearchError:
         return {}
 

@@ -1,30 +1,40 @@
-"""The API: search and health. Errors are `{"code": …, "detail": …}`; codes are stable, details are for people."""
+"""The API. Errors are `{"code": …, "detail": …}`; codes are stable, details are for people."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any, cast
 
+from django.contrib.auth.models import AnonymousUser
 from django.core.files.uploadedfile import UploadedFile
 from django.db import connections, transaction
 from django.http import HttpRequest, QueryDict
+from django.utils.module_loading import import_string
 from rest_framework import exceptions, status
 from rest_framework.parsers import FormParser, MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from visual_search.api.serializers import IGNORED, read_query, results_data
+from visual_search.api.serializers import (
+    IGNORED,
+    FacetsSerializer,
+    KeptPhotoSerializer,
+    read_query,
+    results_data,
+)
 from visual_search.catalog import get_catalog
 from visual_search.conf import get_settings
 from visual_search.exceptions import BadRequest, InvalidQuery, PhotoRejected, Unavailable, VisualSearchError
 from visual_search.facets import count_facets
 from visual_search.filters import parse_filters
-from visual_search.search import Timer, search, why_not_ready
+from visual_search.query import Timer
+from visual_search.search import keep_photo, read_photo, search, why_not_ready
 
 logger = logging.getLogger(__name__)
 
-FORM_BYTES = 1024 * 1024  # what a form may weigh besides its photo
+FORM_BYTES = 1024 * 1024  # what a form may weigh besides its photos
 TOO_LARGE = {"photo_too_large", "photo_too_many_pixels"}
 RETRY_AFTER_SECONDS = 10
 SHOPPERS_SENTENCE = "The search is not available at the moment. Please try again soon."
@@ -32,12 +42,13 @@ SHOPPERS_SENTENCE = "The search is not available at the moment. Please try again
 
 def refuse_large_upload(request: HttpRequest) -> None:
     """Refuse by the announced length, before the body is read here. Raises PhotoRejected."""
-    limit = get_settings().MAX_UPLOAD_BYTES
+    settings = get_settings()
+    limit = settings.MAX_UPLOAD_BYTES
     try:
         announced = int(request.META.get("CONTENT_LENGTH") or 0)
     except ValueError:
         announced = 0
-    if announced > limit + FORM_BYTES:
+    if announced > limit * settings.MAX_PHOTOS + FORM_BYTES:
         megabytes = f"{limit / 2**20:.3g} MB"
         raise PhotoRejected(f"This photo is too large. Use one below {megabytes}.", code="photo_too_large")
 
@@ -62,20 +73,30 @@ def explain(error: VisualSearchError) -> tuple[int, dict[str, str]]:
     return 503, {"code": code, "detail": SHOPPERS_SENTENCE}
 
 
+def server_timing(stages: dict[str, float]) -> dict[str, str]:
+    """Return the header that browsers' developer tools draw (Server-Timing, a W3C draft)."""
+    return {"Server-Timing": ", ".join(f"{stage};dur={ms:.2f}" for stage, ms in stages.items())}
+
+
 class SearchAPIView(APIView):
+    """What all views share: the settings' policies, read at each request, and errors with codes."""
+
+    def get_permissions(self) -> Sequence[Any]:
+        paths = get_settings().PERMISSION_CLASSES
+        return super().get_permissions() if paths is None else [import_string(path)() for path in paths]
+
+    def get_throttles(self) -> list[Any]:
+        paths = get_settings().THROTTLE_CLASSES
+        return super().get_throttles() if paths is None else [import_string(path)() for path in paths]
+
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         refuse_large_upload(request)  # before authentication, whose CSRF check reads the body
         super().initial(request, *args, **kwargs)
 
     def answer(self, request: Request, data: QueryDict, photos: list[UploadedFile[Any]]) -> Response:
-        """Search, and tell browsers' developer tools what took how long (Server-Timing, a W3C draft)."""
-        timer = Timer()
-        with timer("decode"):
-            query = read_query(data, photos)
+        query = read_query(data, photos)
         results = search(query, request=request)
-        stages = timer.stages | dict(results.timings_ms)
-        timing = ", ".join(f"{stage};dur={ms:.2f}" for stage, ms in stages.items())
-        return Response(results_data(results, request), headers={"Server-Timing": timing})
+        return Response(results_data(results, query, request), headers=server_timing(dict(results.timings_ms)))
 
     def handle_exception(self, exc: Exception) -> Response:
         if isinstance(exc, VisualSearchError):
@@ -90,7 +111,7 @@ class SearchAPIView(APIView):
 
 
 class SearchView(SearchAPIView):
-    """Products that look like a photo, fit a text, or both."""
+    """Products that look like photos, fit a text, are like other products, or all of these."""
 
     parser_classes = [MultiPartParser, FormParser]
 
@@ -98,8 +119,8 @@ class SearchView(SearchAPIView):
         return self.answer(request, request.query_params, [])
 
     def post(self, request: Request) -> Response:
-        data = request.query_params.copy()
-        data.update(cast(Any, request.data))  # of both, the form's value is the last and counts
+        data = request.POST.copy()
+        data.update(request.query_params)  # of both, the address is the last and counts: `next` changes the offset
         return self.answer(request, data, request.FILES.getlist("photo"))
 
 
@@ -115,25 +136,45 @@ class SimilarView(SearchAPIView):
         return self.answer(request, data, [])
 
 
+class PhotosView(SearchAPIView):
+    """Keep a photo for some minutes, so that it can be searched with again, cropped otherwise."""
+
+    parser_classes = [MultiPartParser]
+
+    def post(self, request: Request) -> Response:
+        uploads = request.FILES.getlist("photo")
+        if len(uploads) != 1:
+            raise PhotoRejected("Please send one photo, as a file.", code="photo_not_single")
+        timer = Timer()
+        with timer("decode"):
+            kept = keep_photo(read_photo(cast(Any, uploads[0])))
+        body = KeptPhotoSerializer(kept).data
+        return Response(body, status=status.HTTP_201_CREATED, headers=server_timing(timer.stages))
+
+
 class FacetsView(SearchAPIView):
     """How many products have each value of the declared filters, among those that the given filters let through."""
 
     def get(self, request: Request) -> Response:
         given = {key: request.query_params.getlist(key) for key in request.query_params if key not in IGNORED}
         counted = count_facets(parse_filters(get_catalog().filters, given))
-        body = {
+        facets = {
             name: [{"value": value, "count": count} for value, count in values.items()]
-            for name, values in counted.items()
+            for name, values in counted.values.items()
         }
-        return Response({"facets": body})
+        return Response(FacetsSerializer({"facets": facets, "bounds": counted.bounds}).data)
 
 
 class HealthView(SearchAPIView):
     """200 when this process can answer a search at once, else 503. Loads nothing, so it may be asked often."""
 
     authentication_classes = []
-    permission_classes = []
-    throttle_classes = []
+
+    def get_permissions(self) -> Sequence[Any]:
+        return []
+
+    def get_throttles(self) -> list[Any]:
+        return []
 
     def get(self, request: Request) -> Response:
         if reason := why_not_ready():
@@ -141,3 +182,13 @@ class HealthView(SearchAPIView):
             body = {"code": "not_ready", "detail": "This process can't answer searches yet; its log says why."}
             return Response(body, status=status.HTTP_503_SERVICE_UNAVAILABLE)
         return Response({"status": "ok"})
+
+
+def check_throttles(request: HttpRequest) -> None:
+    """Count a request to a page, which is no view of DRF's, as the API would. Raises Throttled."""
+    counted = Request(request)
+    counted.user = getattr(request, "user", AnonymousUser())
+    view = SearchView()
+    for throttle in view.get_throttles():
+        if not throttle.allow_request(counted, view):
+            raise exceptions.Throttled(throttle.wait())

@@ -131,6 +131,9 @@ class VectorStore(Protocol):
     def facet(self, name: str, filters: Filters, *, limit: int = 50) -> dict[str | bool, int]:
         """Return how many points have each value of a keyword or boolean field, most first."""
 
+    def bounds(self, name: str, filters: Filters) -> Range | None:
+        """Return the lowest and the highest value of a number field, or None where no point has one."""
+
     def health(self) -> dict[str, Any]:
         """Return the engine's name and state, for people."""
 

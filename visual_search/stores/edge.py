@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from visual_search.exceptions import ConfigurationError, StoreUnavailable
 from visual_search.stores import mapping
-from visual_search.stores.base import FieldKind, Filters, Hit, Point, Position, check_vectors
+from visual_search.stores.base import FieldKind, Filters, Hit, Point, Position, Range, check_vectors
 from visual_search.stores.process import PrivateFolder, never_destroy
 
 if TYPE_CHECKING:
@@ -149,6 +149,22 @@ class EdgeStore:
             request = engine.FacetRequest(key=name, limit=limit, exact=True, filter=_engine_filter(filters))
             hits: Any = shard.facet(request).hits
             return {hit.value: hit.count for hit in hits}
+
+    def bounds(self, name: str, filters: Filters) -> Range | None:
+        with self._calling("find the bounds in") as shard:
+            import qdrant_edge as engine
+
+            ends: list[float] = []
+            for direction in (engine.Direction.Asc, engine.Direction.Desc):
+                request = engine.ScrollRequest(
+                    limit=1,
+                    filter=_engine_filter(filters),
+                    with_payload=False,
+                    with_vector=False,
+                    order_by=engine.OrderBy(name, direction=direction),
+                )
+                ends += [float(record.order_value) for record in shard.scroll(request)[0]]  # type: ignore[arg-type]
+            return Range(*ends) if ends else None
 
     def health(self) -> dict[str, Any]:
         with self._calling("look at") as shard:

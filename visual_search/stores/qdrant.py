@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from visual_search.exceptions import ConfigurationError, DimensionMismatch, StoreUnavailable, VisualSearchError
 from visual_search.stores import mapping
-from visual_search.stores.base import FieldKind, Filters, Hit, Point, Position, check_vectors
+from visual_search.stores.base import FieldKind, Filters, Hit, Point, Position, Range, check_vectors
 from visual_search.stores.process import never_destroy
 
 if TYPE_CHECKING:
@@ -187,6 +187,23 @@ class QdrantStore:
                 self.name, key=name, facet_filter=_engine_filter(filters), limit=limit, exact=True
             )
             return {hit.value: hit.count for hit in counted.hits}
+
+    def bounds(self, name: str, filters: Filters) -> Range | None:
+        with self._calling("find the bounds in") as client:
+            from qdrant_client import models
+
+            ends: list[float] = []
+            for direction in (models.Direction.ASC, models.Direction.DESC):
+                records, _ = client.scroll(
+                    self.name,
+                    scroll_filter=_engine_filter(filters),
+                    order_by=models.OrderBy(key=name, direction=direction),
+                    limit=1,
+                    with_payload=[name],
+                    with_vectors=False,
+                )
+                ends += [float(record.order_value) for record in records]  # type: ignore[arg-type]
+            return Range(*ends) if ends else None
 
     def health(self) -> dict[str, Any]:
         with self._calling("look at") as client:

@@ -13,6 +13,7 @@ from visual_search.catalog import get_catalog
 from visual_search.exceptions import ConfigurationError
 from visual_search.filters import Number, parameter_names, parse_filters
 from visual_search.management.base import IndexCommand
+from visual_search.photos import parse_crop
 from visual_search.search import SearchQuery, SearchResults, read_photo, search, warm_up
 
 
@@ -22,10 +23,14 @@ class Command(IndexCommand):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("photo", nargs="?", metavar="PATH", help="A photo; may be left out with --text.")
         parser.add_argument("--text", help="What to look for in words; with a photo, what should be different.")
+        parser.add_argument("--crop", metavar="L,T,R,B", default="", help="The part to search with, 0 to 1.")
+        parser.add_argument("--like", action="append", default=[], metavar="KEY", help="A product it should be like.")
+        parser.add_argument("--unlike", action="append", default=[], metavar="KEY", help="One it should not be like.")
         parser.add_argument("--photo-weight", type=float, default=1.0)
         parser.add_argument("--text-weight", type=float, default=1.0)
         parser.add_argument("--limit", type=int, default=10)
         parser.add_argument("--score-threshold", type=float)
+        parser.add_argument("--fallback", type=int, default=5, help="Nearest products where none passes it.")
         try:
             declared = get_catalog().filters
         except ConfigurationError:
@@ -47,7 +52,7 @@ class Command(IndexCommand):
         photos = []
         if options["photo"]:
             try:
-                photos = [read_photo(Path(options["photo"]).read_bytes())]
+                photos = [read_photo(Path(options["photo"]).read_bytes(), crop=parse_crop(options["crop"]))]
             except OSError as error:
                 raise CommandError(f"{options['photo']} can't be read: {error.strerror}.") from error
         given = {name: value for name in parameter_names(get_catalog().filters) if (value := options[f"filter_{name}"])}
@@ -55,18 +60,28 @@ class Command(IndexCommand):
         return SearchQuery(
             photos=photos,
             texts=[options["text"]] if options["text"] else [],
+            like=options["like"],
+            unlike=options["unlike"],
             photo_weight=options["photo_weight"],
             text_weight=options["text_weight"],
             filters=parse_filters(get_catalog().filters, values),
             limit=options["limit"],
             score_threshold=options["score_threshold"],
+            fallback=options["fallback"],
         )
 
     def print_table(self, results: SearchResults) -> None:
         catalog = get_catalog()
-        if not results.hits:
+        for photo in results.photos:
+            if photo.fallback:
+                self.stdout.write(f"The photo was searched with as it is ({photo.fallback}).")
+            elif photo.preparation != "none":
+                self.stdout.write(f"The photo was prepared by {photo.preparation!r}.")
+        if results.is_nothing_close:
+            self.stdout.write("Nothing is close. The nearest products:")
+        elif not results.hits:
             self.stdout.write("Nothing was found.")
-        for place, hit in enumerate(results.hits, start=1):
+        for place, hit in enumerate(results.hits or results.fallback, start=1):
             about = ", ".join(
                 f"{name} {_short(value)}" for name, value in catalog.payload(hit.product).items() if value is not None
             )
