@@ -1,6 +1,7 @@
 # make demo   a small shop with search by photo on http://127.0.0.1:8000 (SERVE=0: everything but serving)
 # make test   style, types and tests; PostgreSQL tests run where its programs are installed
 # make bench  the measurements that the docs quote
+# make preparation DATA=…   the table of docs/preparation.md
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,7 +14,7 @@ PORT ?= 8000
 RUN = $(VENV)/bin/python
 export DATA
 
-.PHONY: install demo test lint check-gpu bench clean
+.PHONY: install demo test lint check-gpu bench preparation clean
 
 install: $(VENV)/.installed
 
@@ -44,6 +45,12 @@ bench: install
 	$(RUN) -m benchmarks.indexing
 	$(RUN) -m benchmarks.searching
 	$(RUN) -m benchmarks.decode
+
+# Masks are kept in .demo/masks: the first run takes 15 to 40 minutes, later ones 5.
+preparation: install
+	$(RUN) manage.py fetch_background_model
+	$(RUN) manage.py build_starter_checkpoint .demo/starter
+	$(RUN) -m benchmarks.preparation
 
 clean:
 	rm -rf .demo

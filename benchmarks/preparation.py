@@ -52,7 +52,6 @@ class Outcome:
     mrr: float
     hit_at_1_gain: tuple[float, float, float]
     hit_at_10_gain: tuple[float, float, float]
-    prepared_share: float
 
 
 class KeptMasks:
@@ -101,10 +100,10 @@ def main() -> None:
     }
     ranks = {(query, gallery): ranks_of(queries[query][0], galleries[gallery][0], truth) for query, gallery in PAIRS}
     outcomes = [
-        outcome(query, gallery, ranks[query, gallery], ranks["none", "none"], truth, queries[query][1])
-        for query, gallery in PAIRS
+        outcome(query, gallery, ranks[query, gallery], ranks["none", "none"], truth) for query, gallery in PAIRS
     ]
-    report(outcomes, costs, memory, len(photos), len(products), options.split, queries)
+    about = f"{len(photos)} {options.split} photos, {len(products)} catalogue pictures"
+    report(outcomes, costs, memory, about, {name: used for name, (_, used) in queries.items()})
     if options.json:
         options.json.write_text(json.dumps([asdict(row) for row in outcomes], indent=1))
 
@@ -143,12 +142,10 @@ def ranks_of(queries: Any, gallery: Any, truth: Any) -> Any:
     return (scores > own[:, None]).sum(axis=1) + 1
 
 
-def outcome(query: str, gallery: str, ranks: Any, base: Any, products: Any, used: Counter[str]) -> Outcome:
+def outcome(query: str, gallery: str, ranks: Any, base: Any, products: Any) -> Outcome:
     gains = [paired_interval((ranks <= k) * 100.0 - (base <= k) * 100.0, products) for k in (1, 10)]
     rates = [float((ranks <= k).mean() * 100) for k in (1, 10)]
-    return Outcome(
-        query, gallery, *rates, float((1 / ranks).mean() * 100), *gains, used[query] / max(1, used.total()) * 100
-    )
+    return Outcome(query, gallery, *rates, float((1 / ranks).mean() * 100), *gains)
 
 
 def paired_interval(differences: Any, products: Any) -> tuple[float, float, float]:
@@ -191,26 +188,29 @@ def rss_mb() -> float:
 
 
 def report(
-    outcomes: list[Outcome], costs: Any, memory: float, photos: int, products: int, split: str, queries: Any
+    outcomes: list[Outcome],
+    costs: dict[str, tuple[float, float]],
+    memory_mb: float,
+    about: str,
+    used: dict[str, Counter[str]],
 ) -> None:
-    print(
-        f"\n{photos} {split} photos, {products} catalogue pictures. Background model: +{memory:.0f} MB once a process.\n"
-    )
-    print(
-        "| query | gallery | hit@1 | hit@10 | MRR | hit@1 against none | hit@10 against none | prepared | ms to prepare | ms to embed |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print(f"\n{about}; the background model takes {memory_mb:.0f} MB in each process.\n")
+    print("| Photos | Pictures | hit@1 | hit@10 | MRR | hit@1 gained | hit@10 gained | Prepare | Embed |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for row in outcomes:
         prepare_ms, embed_ms = costs[row.query]
         gains = [
-            "" if (row.query, row.gallery) == ("none", "none") else f"{m:+.1f} ({a:+.1f} to {b:+.1f})"
-            for m, a, b in (row.hit_at_1_gain, row.hit_at_10_gain)
+            f"{gain:+.1f} ({low:+.1f} to {high:+.1f})" for gain, low, high in (row.hit_at_1_gain, row.hit_at_10_gain)
         ]
-        print(
-            f"| {row.query} | {row.gallery} | {row.hit_at_1:.1f} | {row.hit_at_10:.1f} | {row.mrr:.1f} | {gains[0]} | {gains[1]} "
-            f"| {row.prepared_share:.0f} % | {prepare_ms:.0f} | {embed_ms:.0f} |"
-        )
-    print("\nLeft as they were: " + "; ".join(f"{name}: {dict(used)}" for name, (_, used) in queries.items()))
+        if row.query == row.gallery == "none":
+            gains = ["", ""]
+        rates = " | ".join(f"{rate:.1f}" for rate in (row.hit_at_1, row.hit_at_10, row.mrr))
+        times = f"{prepare_ms:.0f} ms | {embed_ms:.0f} ms"
+        print(f"| `{row.query}` | `{row.gallery}` | {rates} | {gains[0]} | {gains[1]} | {times} |")
+    for name, counts in used.items():
+        left = ", ".join(f"{count} {reason}" for reason, count in counts.items() if reason != name)
+        if left:
+            print(f"\nPhotos that {name} left as they are: {left}.")
 
 
 if __name__ == "__main__":

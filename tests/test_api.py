@@ -19,8 +19,10 @@ from visual_search.versions import get_active
 
 pytestmark = pytest.mark.django_db
 
-SEARCH = "/api/visual-search/v1/search/"
+API = "/api/visual-search/v1/"
+SEARCH = f"{API}search/"
 PAGE = "/search-by-photo/"
+STAGES = {"decode", "background", "wait", "encode", "feed", "store", "database"}
 
 
 def upload(data: bytes, name: str = "photo.jpg", kind: str = "image/jpeg") -> SimpleUploadedFile:
@@ -46,19 +48,20 @@ def test_post_photo__returns_products_with_scores_and_the_image_that_matched(cli
     image = shop[0].images.all()[1]
     assert first["image"] == {"key": str(image.pk), "url": f"http://testserver{image.image.url}"}
     assert first["filters"] == {"category": "shoes", "brand": "acme", "price": 10.0, "in_stock": True}
-    assert body["next_offset"] is None
-    assert set(body["timings_ms"]) == {"database", "encode", "feed", "store"}
+    assert (body["next"], body["previous"], body["nothing_close"], body["fallback"]) == (None, None, False, [])
+    assert body["photos"] == [{"preparation": "none", "fallback": "", "is_cached": False}]
+    assert set(body["timings_ms"]) == STAGES
 
 
 def test_answer__carries_server_timing(client: Client, shop: Any) -> None:
     timing = client.post(SEARCH, {"photo": upload(photo_bytes(seed=100))})["Server-Timing"]
-    assert [stage.split(";dur=")[0] for stage in timing.split(", ")] == [
-        "decode",
-        "database",
-        "encode",
-        "feed",
-        "store",
-    ]
+    stages = dict(stage.split(";dur=") for stage in timing.split(", "))
+    assert set(stages) == STAGES
+    assert float(stages["decode"]) > 0
+    assert float(stages["background"]) < 1
+    similar = client.get("/api/visual-search/v1/similar/", {"product": shop[0].pk})["Server-Timing"]
+    assert "encode;dur=0.00" in similar
+    assert "store;dur=" in client.get("/api/visual-search/v1/facets/")["Server-Timing"]
 
 
 def test_too_many_searches_at_once__are_a_503_with_retry_after(client: Client, shop: Any, settings: Any) -> None:
@@ -87,10 +90,21 @@ def test_post__reads_the_query_string_too(client: Client, shop: Any) -> None:
 
 
 def test_get_q__searches_by_text_and_pages(client: Client, shop: Any) -> None:
-    first = client.get(SEARCH, {"q": "something", "limit": "1"}).json()
-    second = client.get(SEARCH, {"q": "something", "limit": "1", "offset": first["next_offset"]}).json()
+    first = client.get(SEARCH, {"q": "something", "limit": "1", "category": ["shoes", "hats"]}).json()
+    second = client.get(first["next"]).json()
     assert {first["results"][0]["key"], second["results"][0]["key"]} == {str(product.pk) for product in shop}
-    assert second["next_offset"] is None
+    assert (first["previous"], second["next"]) == (None, None)
+    assert client.get(second["previous"]).json()["results"] == first["results"]
+
+
+def test_next_page_of_a_photo__is_the_same_form_posted_there(client: Client, shop: Any) -> None:
+    def form() -> dict[str, Any]:
+        return {"photo": upload(photo_bytes(seed=100)), "limit": "1", "offset": "0"}
+
+    first = client.post(SEARCH, form()).json()
+    second = client.post(first["next"], form()).json()
+    assert [page["results"][0]["title"] for page in (first, second)] == ["Product 1", "Product 2"]
+    assert second["photos"][0]["is_cached"]
 
 
 @pytest.mark.parametrize(
@@ -171,9 +185,18 @@ def test_bad_field__is_a_400_that_names_what_is_allowed(
     assert words in answer.json()["detail"]
 
 
-def test_two_photos__are_refused(client: Client, shop: Any) -> None:
-    answer = client.post(SEARCH, {"photo": [upload(photo_bytes()), upload(photo_bytes())]})
-    assert (answer.status_code, answer.json()["code"]) == (400, "photo_not_single")
+def test_several_photos__count_alike(client: Client, shop: Any) -> None:
+    photos = [upload(photo_bytes(seed=seed)) for seed in (100, 101, 200)]
+    both = client.post(SEARCH, {"photo": photos}).json()
+    assert [result["title"] for result in both["results"]] == ["Product 1", "Product 2"]
+    alone = client.post(SEARCH, {"photo": upload(photo_bytes(seed=200))}).json()
+    assert both["results"][1]["score"] < alone["results"][0]["score"]
+    assert len(both["photos"]) == 3
+
+
+def test_too_many_photos__are_refused(client: Client, shop: Any) -> None:
+    answer = client.post(SEARCH, {"photo": [upload(photo_bytes()) for _ in range(5)]})
+    assert (answer.status_code, answer.json()["code"]) == (400, "too_many_photos")
 
 
 def test_announced_length_too_large__is_refused_unread(client: Client, shop: Any) -> None:

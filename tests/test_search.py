@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from django.contrib.auth.models import AnonymousUser
 from example_shop.catalog import ProductCatalog
 from example_shop.models import Product
 from tests.drawings import photo_bytes
-from visual_search import search as search_module
+from visual_search import query as query_module
 from visual_search.catalog import get_catalog
 from visual_search.components import encode_slot, store_for
 from visual_search.exceptions import Busy, IndexEmpty, IndexOutdated, InvalidFilter, InvalidQuery, PhotoRejected
@@ -54,17 +55,25 @@ def test_photo_of_a_product__finds_it_first_with_the_image_that_matched(shop: An
     assert scores == sorted(scores, reverse=True)
 
 
-def test_search__runs_four_queries_besides_the_shops_prefetch(shop: Any, django_assert_num_queries: Any) -> None:
+def test_search__runs_two_queries_besides_the_shops_prefetch(shop: Any, django_assert_num_queries: Any) -> None:
     query = SearchQuery(photos=[photo_of(1)])
     search(query)
-    with django_assert_num_queries(5):  # version, feed state, visible keys, products, their images
+    with django_assert_num_queries(3):  # version with the feed's state, products, their images
         search(query)
+    with django_assert_num_queries(4):  # on later pages the keys first
+        search(replace(query, offset=1))
+
+
+def test_similar__runs_four_queries(shop: Any, django_assert_num_queries: Any) -> None:
+    similar_products(shop[0])
+    with django_assert_num_queries(4):  # version with the feed's state, the product's embedding, products, their images
+        assert len(similar_products(shop[0]).hits) == 3
 
 
 def test_text__finds_something(shop: Any) -> None:
     results = search(SearchQuery(texts=["a red shoe"]))
     assert len(results.hits) == 4
-    assert set(results.timings_ms) == {"database", "encode", "feed", "store"}
+    assert set(results.timings_ms) == {"decode", "background", "wait", "encode", "feed", "store", "database"}
 
 
 def test_weights__move_the_result_between_photo_and_text(shop: Any) -> None:
@@ -243,7 +252,7 @@ def test_odd_texts__are_searched_with(shop: Any, text: str) -> None:
 
 def test_photo_that_is_none__is_rejected(shop: Any) -> None:
     with pytest.raises(PhotoRejected):
-        read_photo(b"no picture")
+        search(SearchQuery(photos=[read_photo(b"no picture")]))
 
 
 def test_similar_products__are_those_of_its_own_photo_without_it(shop: Any) -> None:
@@ -255,7 +264,7 @@ def test_similar_products__are_those_of_its_own_photo_without_it(shop: Any) -> N
 
 
 def test_similar_products__load_no_encoder(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_module, "encoder_for", lambda version: 1 / 0)
+    monkeypatch.setattr(query_module, "encoder_for", lambda version: 1 / 0)
     assert len(similar_products(shop[0]).hits) == 3
 
 
@@ -306,7 +315,16 @@ def test_facets__count_products_as_the_rows_do(shop: Any, filters: Filters) -> N
             for name, counts in wanted.items():
                 if payload[name] is not None:
                     counts[payload[name]] = counts.get(payload[name], 0) + 1
-    assert count_facets(filters) == wanted
+    price = filters.ranges.get("price", Range(0, 1000))
+    inside = [
+        float(product.price)
+        for product in shop
+        if product.category.slug in filters.any_of.get("category", (product.category.slug,))
+        and price.minimum <= float(product.price) <= price.maximum
+    ]
+    counted = count_facets(filters)
+    assert counted.values == wanted
+    assert counted.bounds == {"price": Range(min(inside), max(inside))}
 
 
 def test_query_beyond_the_encodes_at_once__waits_then_is_told_to_come_back(shop: Any, settings: Any) -> None:

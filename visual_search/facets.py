@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from visual_search import versions
 from visual_search.catalog import get_catalog
 from visual_search.components import store_for
 from visual_search.filters import Number
+from visual_search.query import Timer
 from visual_search.search import current_store
 from visual_search.stores.base import Filters, Range
 
@@ -20,6 +22,7 @@ class Facets:
 
     values: dict[str, dict[str | bool, int]]
     bounds: dict[str, Range | None]
+    timings_ms: Mapping[str, float]
 
 
 def count_facets(filters: Filters | None = None) -> Facets:
@@ -29,17 +32,21 @@ def count_facets(filters: Filters | None = None) -> Facets:
     filter where even that must not be known.
     Raises IndexEmpty, IndexOutdated, StoreUnavailable.
     """
-    store = current_store(versions.get_active())
+    timer = Timer("database", "store")
+    with timer("database"):
+        version = versions.get_active()
+    with timer("feed"):
+        store = current_store(version)
     products = replace(filters or Filters(), is_main=True)
-    declared = get_catalog().filters.items()
-    return Facets(
-        {
-            name: store.facet(name, products, limit=MAX_VALUES)
-            for name, kind in declared
-            if not isinstance(kind, Number)
-        },
-        {name: store.bounds(name, products) for name, kind in declared if isinstance(kind, Number)},
-    )
+    values: dict[str, dict[str | bool, int]] = {}
+    bounds: dict[str, Range | None] = {}
+    with timer("store"):
+        for name, declared in get_catalog().filters.items():
+            if isinstance(declared, Number):
+                bounds[name] = store.bounds(name, products)
+            else:
+                values[name] = store.facet(name, products, limit=MAX_VALUES)
+    return Facets(values, bounds, timer.stages)
 
 
 def is_at_hand() -> bool:

@@ -101,9 +101,8 @@ def _cutout(image: Image, mask: Image, box: Box) -> tuple[Image, ...]:
 
 
 def _blend(image: Image, mask: Image, box: Box) -> tuple[Image, ...]:
-    """The crop as it is, and on grey: what one loses the other may keep."""
-    wide = _with_margin(box, image.size)
-    return image.crop(wide), _on_ground(image, mask, GREY).crop(wide)
+    """The image as it is, and the object alone on grey: what one loses the other keeps."""
+    return image, _on_ground(image, mask, GREY)
 
 
 def _with_margin(box: Box, size: tuple[int, int]) -> Box:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 MAX_KEY_LENGTH = 255  # what the index's tables hold
 MAX_EXAMPLES = 20  # products to be like or unlike
+STAGES = ("decode", "background", "encode", "store", "database")
 PASSING_FALLBACKS = {"background_slow", "background_failed"}  # the same photo may fare better the next time
 
 
@@ -72,10 +73,10 @@ class PhotoReport:
 
 
 class Timer:
-    """Sum up the milliseconds of each stage: `with timer("store"): …`."""
+    """Sum up the milliseconds of each stage: `with timer("store"): …`. stages: those that are always told."""
 
-    def __init__(self) -> None:
-        self.stages: dict[str, float] = {}
+    def __init__(self, *stages: str) -> None:
+        self.stages = dict.fromkeys(stages, 0.0)
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:

@@ -14,7 +14,7 @@ from visual_search.conf import get_settings
 from visual_search.exceptions import ConfigurationError
 from visual_search.models import IndexVersion
 from visual_search.photos import Photo, find_photo, keep_photo, read_photo
-from visual_search.query import PhotoReport, SearchQuery, Timer, checked, compose, not_indexed
+from visual_search.query import STAGES, PhotoReport, SearchQuery, Timer, checked, compose, not_indexed
 from visual_search.stores.base import Hit, Position, VectorStore
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def search(query: SearchQuery, *, request: HttpRequest | None = None) -> SearchR
     Raises InvalidQuery, PhotoRejected, Busy, IndexEmpty, IndexOutdated, StoreUnavailable.
     """
     query = checked(query)
-    timer = Timer()
+    timer = Timer(*STAGES)
     with timer("database"):
         version = versions.get_active()
     vector, photos = compose(query, version, timer)
