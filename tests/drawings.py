@@ -181,6 +181,15 @@ def _colour(hue: float, value: float) -> tuple[float, float, float]:
     return colorsys.hsv_to_rgb(hue % 1.0, 0.8, value)
 
 
+def side_by_side(left: bytes, right: bytes) -> bytes:
+    """Return two pictures of one height as one."""
+    one, other = Image.open(io.BytesIO(left)), Image.open(io.BytesIO(right))
+    both = Image.new("RGB", (one.width + other.width, one.height))
+    both.paste(one, (0, 0))
+    both.paste(other, (one.width, 0))
+    return file_bytes(both, "JPEG", quality=95)
+
+
 def heic_header() -> bytes:
     """The beginning of a HEIC file, and nothing behind it."""
     return b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(200)

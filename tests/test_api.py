@@ -10,7 +10,9 @@ import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from django.urls import reverse
+from rest_framework import serializers
 
+from example_shop.models import Product
 from tests import drawings
 from tests.drawings import photo_bytes
 from visual_search import search as search_module
@@ -345,3 +347,144 @@ def test_page_of_a_warm_process__offers_the_values_there_are(client: Client, sho
     html = client.get(PAGE, {"category": "hats", "q": "a"}).content.decode()
     assert "<option selected>hats</option>" in html
     assert "<option>shoes</option>" in html
+
+
+# Photos by token, crops, policies
+
+
+def keep(client: Client, data: bytes) -> str:
+    answer = client.post(f"{API}photos/", {"photo": upload(data)})
+    assert answer.status_code == 201
+    return str(answer.json()["token"])
+
+
+def test_kept_photo__is_searched_with_cropped_and_paged_by_its_token(client: Client, shop: Any) -> None:
+    both = drawings.side_by_side(photo_bytes(seed=100), photo_bytes(seed=200))
+    kept = client.post(f"{API}photos/", {"photo": upload(both)}).json()
+    assert (kept["width"], kept["height"], kept["seconds"]) == (1280, 480, 600)
+    for crop, title in (("0,0,0.5,1", "Product 1"), ("0.5,0,1,1", "Product 2")):
+        fields = {"token": kept["token"], "crop": crop, "limit": "1"}
+        page = client.get(SEARCH, fields).json()
+        assert page["results"][0]["title"] == title
+        assert page["results"][0]["score"] > 0.9
+        following = client.get(page["next"]).json()
+        assert following["results"][0]["title"] != title
+        assert following["photos"][0]["is_cached"]
+        assert client.post(SEARCH, fields).json()["results"] == page["results"]
+
+
+def test_upload_with_a_crop__is_that_part(client: Client, shop: Any) -> None:
+    both = drawings.side_by_side(photo_bytes(seed=100), photo_bytes(seed=200))
+    body = client.post(SEARCH, {"photo": upload(both), "crop": "0.5,0,1,1"}).json()
+    assert body["results"][0]["title"] == "Product 2"
+
+
+def test_photo_and_token__take_a_crop_each(client: Client, shop: Any) -> None:
+    fields = {"token": keep(client, photo_bytes(seed=200)), "photo": upload(photo_bytes(seed=100))}
+    assert client.post(SEARCH, fields | {"crop": ["0,0,0.9,0.9", ""]}).status_code == 200
+    fields["photo"] = upload(photo_bytes(seed=100))
+    answer = client.post(SEARCH, fields | {"crop": "0,0,0.9,0.9"})
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_crop")
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"token": "lost"}, "photo_expired"),
+        ({"token": "lost", "crop": "0,0,1,1"}, "photo_expired"),
+        ({"q": "a", "crop": "0,0,1,1"}, "invalid_crop"),
+        ({"q": "a", "crop": "left"}, "invalid_crop"),
+        ({"token": ["a", "b", "c", "d", "e"]}, "too_many_photos"),
+        ({"q": "a", "fallback": "-1"}, "invalid_query"),
+        ({"q": "a", "fallback": "101"}, "invalid_query"),
+    ],
+)
+def test_bad_token_or_crop__is_a_400(client: Client, shop: Any, fields: Any, code: str) -> None:
+    answer = client.get(SEARCH, fields)
+    assert (answer.status_code, answer.json()["code"]) == (400, code)
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        (lambda: {}, "photo_not_single"),
+        (lambda: {"photo": "text"}, "photo_not_single"),
+        (lambda: {"photo": [upload(photo_bytes()), upload(photo_bytes())]}, "photo_not_single"),
+        (lambda: {"photo": upload(b"junk")}, "photo_unsupported"),
+        (lambda: {"photo": upload(drawings.TWO_FORMATS["jpeg+zip"]())}, "photo_ambiguous"),
+    ],
+)
+def test_photo_that_can_not_be_kept__is_a_400(client: Client, fields: Any, code: str) -> None:
+    answer = client.post(f"{API}photos/", fields())
+    assert (answer.status_code, answer.json()["code"]) == (400, code)
+
+
+def test_nothing_close__is_said_and_the_nearest_stand_apart(client: Client, shop: Any) -> None:
+    far = {"q": "a cathedral", "score_threshold": "0.99"}
+    body = client.get(SEARCH, far | {"fallback": "1"}).json()
+    assert (body["results"], body["nothing_close"], len(body["fallback"])) == ([], True, 1)
+    assert set(body["fallback"][0]) == {"key", "title", "url", "score", "image", "filters"}
+    assert client.get(SEARCH, far).json()["fallback"] == []
+    html = client.get(PAGE, far).content.decode()
+    assert "nothing close" in html
+    assert html.count('class="vs-hit"') == 2
+
+
+def test_photos__are_counted_by_rate_and_texts_are_not(client: Client, shop: Any, settings: Any) -> None:
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"PHOTO_RATE": "2/min"}
+    token = keep(client, photo_bytes(seed=100))
+    assert client.post(SEARCH, {"photo": upload(photo_bytes(seed=100))}).status_code == 200
+    answer = client.get(SEARCH, {"token": token})
+    assert (answer.status_code, answer.json()["code"]) == (429, "throttled")
+    assert int(answer["Retry-After"]) > 0
+    page = client.post(PAGE, {"photo": upload(photo_bytes(seed=100))})
+    assert page.status_code == 429
+    assert 'data-code="throttled"' in page.content.decode()
+    assert client.get(SEARCH, {"q": "a"}).status_code == 200
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"PHOTO_RATE": None}
+    assert client.get(SEARCH, {"token": token}).status_code == 200
+
+
+def test_photos_on_the_page__are_counted_too(client: Client, shop: Any, settings: Any) -> None:
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"PHOTO_RATE": "1/min"}
+    answers = [client.post(PAGE, {"photo": upload(photo_bytes(seed=100))}).status_code for _ in range(2)]
+    assert answers == [200, 429]
+
+
+def test_permission_classes__are_read_at_each_request(client: Client, shop: Any, settings: Any) -> None:
+    addresses = [f"{SEARCH}?q=a", f"{API}similar/?product={shop[0].pk}", f"{API}facets/"]
+    classes = ["rest_framework.permissions.IsAdminUser"]
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"PERMISSION_CLASSES": classes}
+    for address in addresses:
+        answer = client.get(address)
+        assert (answer.status_code, answer.json()["code"]) == (403, "not_authenticated")
+    assert client.post(f"{API}photos/", {"photo": upload(photo_bytes())}).status_code == 403
+    assert client.get(f"{API}health/").status_code in (200, 503)
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"PERMISSION_CLASSES": None}
+    assert [client.get(address).status_code for address in addresses] == [200, 200, 200]
+
+
+class ProductSerializer(serializers.ModelSerializer[Product]):
+    class Meta:
+        model = Product
+        fields = ("sku", "price")
+
+
+def test_product_serializer__adds_the_shops_own_view_of_a_product(client: Client, shop: Any, settings: Any) -> None:
+    path = "tests.test_api.ProductSerializer"
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"PRODUCT_SERIALIZER": path}
+    body = client.get(SEARCH, {"q": "a"}).json()
+    assert {result["product"]["sku"] for result in body["results"]} == {"sku-1", "sku-2"}
+
+
+def test_similar_products_of_one_that_is_hidden__are_refused(client: Client, shop: Any) -> None:
+    Product.objects.filter(pk=shop[0].pk).update(is_published=False)
+    answer = client.get(f"{API}similar/", {"product": shop[0].pk})
+    assert (answer.status_code, answer.json()["code"]) == (400, "product_not_indexed")
+
+
+def test_facets__give_the_bounds_of_numbers(client: Client, shop: Any) -> None:
+    assert client.get(f"{API}facets/").json()["bounds"] == {"price": {"minimum": 10.0, "maximum": 20.0}}
+    hats = client.get(f"{API}facets/", {"category": "hats"}).json()
+    assert hats["bounds"] == {"price": {"minimum": 20.0, "maximum": 20.0}}
+    assert client.get(f"{API}facets/", {"category": "none"}).json()["bounds"] == {"price": None}

@@ -120,6 +120,14 @@ class HealthExtension(OpenApiViewExtension):
         )
 
 
+class PhotoExtension(OpenApiSerializerFieldExtension):
+    target_class = "visual_search.api.serializers.PhotoField"
+
+    def map_serializer_field(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
+        """A file. The default would call it an address unless COMPONENT_SPLIT_REQUEST is set."""
+        return {"type": "string", "format": "binary"}
+
+
 class PayloadExtension(OpenApiSerializerFieldExtension):
     target_class = "visual_search.api.serializers.PayloadField"
 

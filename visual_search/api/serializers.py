@@ -21,11 +21,15 @@ from visual_search.search import ProductHit, SearchQuery, SearchResults
 IGNORED = {"csrfmiddlewaretoken", "format"}  # sent by forms and by DRF's own pages
 
 
+class PhotoField(serializers.FileField):
+    """An uploaded file; whether it is a photo is seen when it is decoded."""
+
+
 class SearchRequestSerializer(serializers.Serializer[SearchQuery]):
     """Photos, texts, products or all of these; every other parameter is a filter that the catalogue declares."""
 
     photo = serializers.ListField(
-        child=serializers.FileField(allow_empty_file=True),
+        child=PhotoField(allow_empty_file=True),
         required=False,
         help_text="Photos: JPEG, PNG, WebP, GIF, BMP, AVIF, and HEIC where the server reads it.",
     )
@@ -87,7 +91,7 @@ class KeptPhotoSerializer(serializers.Serializer[Any]):
 
 
 class PhotoFormSerializer(serializers.Serializer[Any]):
-    photo = serializers.FileField(allow_empty_file=True, help_text="One photo.")
+    photo = PhotoField(allow_empty_file=True, help_text="One photo.")
 
 
 class PayloadField(serializers.Field[Any, Any, Any, Any]):
