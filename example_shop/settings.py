@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 STATE_DIR = Path(os.environ.get("SHOP_STATE_DIR", BASE_DIR / ".demo"))  # database, uploads, checkpoint
@@ -71,7 +72,7 @@ STATIC_URL = "static/"
 MEDIA_URL = "media/"
 MEDIA_ROOT = STATE_DIR / "media"
 
-VISUAL_SEARCH = {
+VISUAL_SEARCH: dict[str, Any] = {
     "CATALOG": "example_shop.catalog.ProductCatalog",
     "CHECKPOINT": os.environ.get("CHECKPOINT", str(STATE_DIR / "starter")),
 }

@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from example_shop.models import Product
 from visual_search import checks
+from visual_search.api import checks as api_checks
 from visual_search.catalog import Catalog, Keyword, get_catalog
 from visual_search.models import IndexMark
 
@@ -34,6 +35,7 @@ def test_project_as_it_is__has_no_complaints(db: Any, starter_folder: Any) -> No
         ({"STORE": {"BACKEND": "no.such.Store"}}, "visual_search.E004", "visual_search.stores.edge"),
         ({"STORE": {"BACKEND": "visual_search.stores.qdrant.QdrantStore"}}, "visual_search.E004", "BACKEND"),
         ({"CHECKPOINT": "/nowhere"}, "visual_search.W007", "build_starter_checkpoint"),
+        ({"QUERY_PREPARATION": "cut"}, "visual_search.E008", "cutout"),
     ],
 )
 def test_wrong_setting__is_named_with_a_hint(
@@ -43,6 +45,55 @@ def test_wrong_setting__is_named_with_a_hint(
     (message,) = checks.check_settings()
     assert message.id == expected
     assert words in message.hint
+
+
+def test_background_model_that_is_not_here__is_named_before_it_is_needed(
+    settings: Any, starter_folder: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("U2NET_HOME", str(tmp_path))
+    assert checks.check_settings() == []
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"QUERY_PREPARATION": "crop"}
+    (message,) = checks.check_settings()
+    assert (message.id, "fetch_background_model" in message.hint) == ("visual_search.W009", True)
+    (tmp_path / "u2net.onnx").touch()
+    assert checks.check_settings() == []
+
+
+@pytest.mark.parametrize(
+    ("values", "expected", "words"),
+    [
+        ({"PERMISSION_CLASSES": "rest_framework.permissions.AllowAny"}, "visual_search.E041", "list"),
+        ({"PERMISSION_CLASSES": ["no.such.Class"]}, "visual_search.E041", "no.such.Class"),
+        ({"THROTTLE_CLASSES": [None]}, "visual_search.E041", "list"),
+        ({"PRODUCT_SERIALIZER": "shop.NoSerializer"}, "visual_search.E041", "shop.NoSerializer"),
+        ({"PRODUCT_SERIALIZER": 7}, "visual_search.E041", "dotted path"),
+        ({"PHOTO_RATE": "often"}, "visual_search.E042", "often"),
+        ({"PHOTO_RATE": "30/fortnight"}, "visual_search.E042", "fortnight"),
+        ({"PHOTO_RATE": 30}, "visual_search.E042", "30"),
+        ({"CACHE": "redis"}, "visual_search.E043", "redis"),
+    ],
+)
+def test_wrong_setting_of_the_api__is_named(settings: Any, values: Any, expected: str, words: str) -> None:
+    assert api_checks.check_api() == []
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | values
+    (message,) = api_checks.check_api()
+    assert message.id == expected
+    assert words in message.msg
+
+
+@pytest.mark.parametrize(
+    ("backend", "expected"),
+    [
+        ("django.core.cache.backends.filebased.FileBasedCache", ["visual_search.W043"]),
+        ("django.core.cache.backends.db.DatabaseCache", ["visual_search.W043"]),
+        ("django.core.cache.backends.dummy.DummyCache", ["visual_search.W043"]),
+        ("django.core.cache.backends.locmem.LocMemCache", []),
+    ],
+)
+def test_cache_that_is_unfit_for_photos__is_named(settings: Any, tmp_path: Any, backend: str, expected: Any) -> None:
+    settings.CACHES = {"default": {"BACKEND": backend, "LOCATION": str(tmp_path)}}
+    assert ids(api_checks.check_api()) == expected
+    assert ids(api_checks.check_deployed_cache()) == (["visual_search.W044"] if "locmem" in backend else [])
 
 
 def test_setting_that_is_no_dict__is_named(settings: Any) -> None:

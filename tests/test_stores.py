@@ -9,6 +9,7 @@ import textwrap
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -376,6 +377,34 @@ def test_facet__returns_the_most_frequent_values_up_to_the_limit(store: VectorSt
     assert store.facet("category", EVERYTHING, limit=2) == {"common": 3, "usual": 2}
 
 
+def test_facet_and_bounds__are_exact_after_points_were_rewritten_and_deleted(make_store: MakeStore) -> None:
+    store, kept = make_store(), {}
+    store.ensure()
+    dice = np.random.default_rng(0)
+    for seq in range(8):
+        numbers = dice.permutation(400)[:200]
+        points = [
+            make_point(
+                int(number), vector, seq=seq + 1, category=f"c{dice.integers(5)}", price=float(dice.integers(100)),
+                on_sale=bool(dice.integers(2)), tags=[f"t{dice.integers(4)}", f"t{dice.integers(4)}"],
+            )
+            for number, vector in zip(numbers, unit_vectors(200, seed=seq), strict=True)
+        ]  # fmt: skip
+        store.upsert(points)
+        kept |= {point.id: point for point in points}
+        gone = [point.id for point in points[:40]]
+        store.delete(gone)
+        for point in gone:
+            del kept[point]
+    for filters in (EVERYTHING, Filters(is_main=True), Filters(ranges={"price": Range(20, 60)}, is_main=True)):
+        matching = [point for point in kept.values() if is_match(point, filters)]
+        for field in ("category", "tags", "on_sale"):
+            counts = Counter(value for point in matching for value in set(values_of(point, field)))
+            assert store.facet(field, filters) == counts
+        prices = [point.payload["price"] for point in matching]
+        assert store.bounds("price", filters) == Range(min(prices), max(prices))
+
+
 @pytest.mark.parametrize("field", ["price", "sizes"])
 @pytest.mark.parametrize("name", FILTERS)
 def test_bounds__are_the_lowest_and_the_highest_value(filled: VectorStore, field: str, name: str) -> None:
@@ -614,7 +643,7 @@ def test_edge__with_a_dimension_the_engine_refuses_is_unavailable_and_leaves_not
 
 def test_edge__translates_an_error_of_the_engine(edge: EdgeStore) -> None:
     with pytest.raises(StoreUnavailable, match="'shop'.*no-field"):
-        edge.facet("no-field", EVERYTHING)
+        edge.bounds("no-field", EVERYTHING)
     with pytest.raises(StoreUnavailable, match="no uuid"):
         edge.retrieve(["no uuid"])
 

@@ -96,7 +96,9 @@ class Catalog:
         if hasattr(source, "all"):
             name = self.image_field().name
             rows = source.all()
-            in_order = rows if rows.ordered else sorted(rows, key=lambda row: row.pk)
+            # The model's ordering first: `ordered` builds each product's query, which a prefetch has made needless.
+            is_ordered = rows.model._meta.ordering or rows.ordered
+            in_order = rows if is_ordered else sorted(rows, key=lambda row: row.pk)
             files = [(str(row.pk), getattr(row, name)) for row in in_order]
         else:
             files = [(self.images, source)]

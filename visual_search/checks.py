@@ -98,14 +98,14 @@ def _wrong_preparation() -> Iterator[CheckMessage]:
     wanted = {key: getattr(settings, key) for key in ("QUERY_PREPARATION", "GALLERY_PREPARATION")}
     for key, value in wanted.items():
         if value not in STRATEGIES:
-            message = f'VISUAL_SEARCH["{key}"] is {value!r}; one of {", ".join(map(repr, STRATEGIES))} was wanted.'
-            yield Error(message, id="visual_search.E008")
-    if set(wanted.values()) == {"none"}:
+            hint = f"There are: {', '.join(map(repr, STRATEGIES))}."
+            yield Error(f'VISUAL_SEARCH["{key}"] is {value!r}.', hint=hint, id="visual_search.E008")
+    if not set(wanted.values()) & (set(STRATEGIES) - {"none"}):
         return
     for package in ("rembg", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
-            hint = 'pip install "django-visual-search[background]"'
             message = f"Background removal needs {package}, which is not installed."
+            hint = 'pip install "django-visual-search[background]"'
             yield Warning(message, hint=hint, id="visual_search.W009")
     if settings.BACKGROUND_MODEL == "u2net" and find_u2net() is None:
         hint = "`manage.py fetch_background_model` fetches it; rembg would, at the first photo."

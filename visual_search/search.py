@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 POINTS_PER_PRODUCT = 3  # points asked for at first for each product wanted: several images, and some not visible
 KEYS_PER_QUERY = 1000
+SIMILAR_LIMIT = 8  # a row or two beside a product
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ def search(query: SearchQuery, *, request: HttpRequest | None = None) -> SearchR
     )
 
 
-def similar_products(product: Any, *, request: HttpRequest | None = None, limit: int = 8) -> SearchResults:
+def similar_products(product: Any, *, request: HttpRequest | None = None, limit: int = SIMILAR_LIMIT) -> SearchResults:
     """Return the products that look most like `product` (a row or its key), without it. Loads no encoder."""
     key = str(getattr(product, "pk", product))
     return search(SearchQuery(like=[key], limit=limit), request=request)

@@ -30,7 +30,7 @@ from visual_search.exceptions import BadRequest, InvalidQuery, PhotoRejected, Un
 from visual_search.facets import count_facets
 from visual_search.filters import parse_filters
 from visual_search.query import Timer
-from visual_search.search import keep_photo, read_photo, search, why_not_ready
+from visual_search.search import SIMILAR_LIMIT, keep_photo, read_photo, search, why_not_ready
 
 logger = logging.getLogger(__name__)
 
@@ -133,6 +133,7 @@ class SimilarView(SearchAPIView):
         if len(keys) != 1:
             raise InvalidQuery("Name one product: ?product=<key>.")
         data.setlist("like", keys)
+        data.setdefault("limit", str(SIMILAR_LIMIT))
         return self.answer(request, data, [])
 
 
