@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import time
@@ -39,6 +40,8 @@ class Command(BaseCommand):
         parser.add_argument("--no-serve", action="store_true", help="End after the two searches.")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        # Ended by `kill`, too, the demo takes its worker with it.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         settings.STATE_DIR.mkdir(parents=True, exist_ok=True)
         self.say("1. Checkpoint: a small dual encoder from published weights")
         call_command("build_starter_checkpoint", settings.VISUAL_SEARCH["CHECKPOINT"])

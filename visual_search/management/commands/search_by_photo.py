@@ -87,7 +87,7 @@ class Command(IndexCommand):
             )
             self.stdout.write(f"{place:>3}  {hit.score:6.3f}  {catalog.title(hit.product)[:48]:<48}  {about}")
         total = sum(results.timings_ms.values())
-        stages = ", ".join(f"{stage} {ms:.1f}" for stage, ms in results.timings_ms.items())
+        stages = ", ".join(f"{stage} {ms:.1f}" for stage, ms in results.timings_ms.items() if ms >= 0.05)
         self.stdout.write(f"{total:.0f} ms ({stages})")
 
 

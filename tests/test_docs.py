@@ -1,0 +1,94 @@
+"""The documents' commands, run as they are written against the real demo shop."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import lacks
+
+ROOT = Path(__file__).parent.parent
+ADDRESS = "127.0.0.1:8000"
+READY_SECONDS = 120
+
+
+def console_lines(document: str) -> list[str]:
+    """Return the commands of a document's console blocks."""
+    blocks = re.findall(r"^```console\n(.*?)^```", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
+    return [line.removeprefix("$ ") for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def demo(starter_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """Run `manage.py demo` in a folder of its own that looks like the project's; give that folder and the address."""
+    if shutil.which("npm") is None:
+        lacks("npm", "npm, which fetches the sample catalogue, is not installed")
+    if shutil.which("curl") is None:
+        lacks("curl", "curl is not installed")
+    folder, port = tmp_path_factory.mktemp("demo"), free_port()
+    log = folder / "log"
+    environment = os.environ | {
+        "SHOP_STATE_DIR": str(folder / ".demo"),
+        "CHECKPOINT": str(starter_folder),
+        "DJANGO_SETTINGS_MODULE": "example_shop.settings",
+    }
+    command = [sys.executable, str(ROOT / "manage.py"), "demo", "--port", str(port)]
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=out)
+    try:
+        deadline = time.monotonic() + READY_SECONDS
+        while not answers(f"http://127.0.0.1:{port}/"):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.5)
+        yield folder, f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+@pytest.mark.parametrize("document", ["docs/api.md"])
+def test_curl_lines__run_as_written(demo: tuple[Path, str], document: str) -> None:
+    folder, address = demo
+    lines = console_lines(document)
+    mark = "\n<end of line>\n"
+    script = "".join(f"{line.replace(ADDRESS, address)}\nprintf %s {mark!r}\n".replace("\\n", "\n") for line in lines)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script], cwd=folder, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    outputs = done.stdout.split(mark)[:-1]
+    assert len(outputs) == len(lines) > 12
+    for line, output in zip(lines, outputs, strict=True):
+        if not line.startswith("curl"):
+            continue
+        body = json.loads(output)
+        assert "code" not in body, (line, body)
+        if "/search/" in line or "/similar/" in line:
+            assert body["results"] or body["fallback"], (line, body)
