@@ -44,6 +44,7 @@ bench: install
 	$(RUN) -m benchmarks.encoder
 	$(RUN) -m benchmarks.indexing
 	$(RUN) -m benchmarks.searching
+	$(RUN) -m benchmarks.query
 	$(RUN) -m benchmarks.decode
 
 # Masks are kept in .demo/masks: the first run takes 15 to 40 minutes, later ones 5.
