@@ -28,9 +28,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-KEPT_PX = (
-    2048  # the longest side of a kept photo: a crop of a quarter of it still has twice the pixels an encoder reads
-)
+# The longest side of a kept photo: a crop of a quarter of it still has twice the pixels that an encoder reads.
+KEPT_PX = 2048
 INVALID_CROP = (
     "crop must be left,top,right,bottom as shares of the photo's sides, 0 ≤ left < right ≤ 1 and 0 ≤ top < bottom ≤ 1, "
     "for example 0.1,0.2,0.9,0.8."
@@ -49,7 +48,9 @@ class Photo:
     def digest(self) -> str:
         """The SHA-256 of file and crop: equal digests look for the same."""
         part = "" if self.crop is None else ",".join(f"{edge:.4f}" for edge in self.crop)
-        return hashlib.sha256(self.data + part.encode()).hexdigest()
+        digest = hashlib.sha256(self.data)
+        digest.update(part.encode())
+        return digest.hexdigest()
 
     def decode(self, target_px: int | None = None) -> Image:
         """Return the photo, or its crop, upright and in RGB. Raises PhotoRejected; see decode_photo."""
