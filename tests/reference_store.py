@@ -26,6 +26,9 @@ class ReferenceStore:
         self._points: dict[str, Point] = {}
         self._position: Position | None = None
 
+    def drop(self) -> None:
+        self.reset()
+
     def close(self) -> None:
         self.reset()
 

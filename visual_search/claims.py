@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from django.db.models.functions import Now
 from visual_search import relations
 from visual_search.catalog import get_catalog
 from visual_search.conf import get_settings
+from visual_search.exceptions import VersionSuperseded
 from visual_search.models import Embedding, FeedState, IndexEntry, IndexMark, IndexVersion, first_row, product_label
 
 MARKS_PER_CLAIM = 5_000  # more marks of the same products are left to the next claim
@@ -40,9 +41,12 @@ class ClaimedProduct:
 
 @dataclass(slots=True)
 class Claim:
+    """is_build: for a version that is not active; no marks belong to it."""
+
     version: IndexVersion
     token: uuid.UUID
     products: dict[str, ClaimedProduct]
+    is_build: bool = False
 
 
 @dataclass(slots=True)
@@ -87,11 +91,23 @@ def claim(version: IndexVersion, *, limit: int) -> Claim | None:
     A product whose last worker died comes alone, after the others, so that it cannot sink them again; after
     MAX_ATTEMPTS deaths it is given up as failed.
     """
+    return _claim(version, limit, _free_dirty_entries)
+
+
+def claim_pending(version: IndexVersion, *, limit: int) -> Claim | None:
+    """Take products that a version which is not active has still to catch up with; otherwise as `claim`."""
+    return _claim(version, limit, _free_pending_entries)
+
+
+def _claim(
+    version: IndexVersion, limit: int, find_free: Callable[[IndexVersion, str, int], list[IndexEntry]]
+) -> Claim | None:
     database = version._state.db or get_catalog().database
     token = uuid.uuid4()
+    is_build = find_free is _free_pending_entries
     while True:
         with transaction.atomic(using=database):
-            entries = _free_dirty_entries(version, database, limit)
+            entries = find_free(version, database, limit)
             if not entries:
                 return None
             dead = [entry for entry in entries if entry.claim_token is not None]
@@ -100,7 +116,7 @@ def claim(version: IndexVersion, *, limit: int) -> Claim | None:
                 _give_up(hopeless, database)
                 continue
             chosen = [entry for entry in entries if entry.claim_token is None] or dead[:1]
-            return Claim(version, token, _take(chosen, token, database))
+            return Claim(version, token, _take(chosen, token, database, is_build=is_build), is_build)
 
 
 def _free_dirty_entries(version: IndexVersion, database: str, limit: int) -> list[IndexEntry]:
@@ -116,19 +132,31 @@ def _free_dirty_entries(version: IndexVersion, database: str, limit: int) -> lis
     known = set(entries.filter(key__in=keys).values_list("key", flat=True))
     missing = [IndexEntry(version=version, key=key) for key in sorted(keys) if key not in known]
     entries.bulk_create(missing, ignore_conflicts=True)
-    free = entries.filter(Q(lease_until=None) | Q(lease_until__lte=Now()), key__in=keys)
+    place = {key: at for at, key in enumerate(keys)}
+    return sorted(_lock_free(entries.filter(key__in=keys), database, limit), key=lambda entry: place[entry.key])
+
+
+def _free_pending_entries(version: IndexVersion, database: str, limit: int) -> list[IndexEntry]:
+    """Return locked pending entries that have no living lease."""
+    pending = IndexEntry.objects.using(database).filter(version=version, state=State.PENDING)
+    return list(_lock_free(pending, database, limit))
+
+
+def _lock_free(entries: QuerySet[IndexEntry], database: str, limit: int) -> QuerySet[IndexEntry]:
+    """Return those without a living lease, locked where the database can skip what others have locked.
+
+    Those whose worker died come last, however many there are. No more are locked than are wanted: another worker
+    skips what is locked and would find nothing. It never waits, so the order of locks does not matter.
+    """
+    free = entries.filter(Q(lease_until=None) | Q(lease_until__lte=Now()))
     if connections[database].features.has_select_for_update_skip_locked:
         free = free.select_for_update(skip_locked=True)
-    place = {key: at for at, key in enumerate(keys)}
-    # Those whose worker died come last, however many there are. No more are locked than are wanted: another
-    # worker skips what is locked and would find nothing. It never waits, so the order of locks does not matter.
-    wanted = free.order_by(F("claim_token").asc(nulls_first=True), "key")[:limit]
-    return sorted(wanted, key=lambda entry: place[entry.key])
+    return free.order_by(F("claim_token").asc(nulls_first=True), "key")[:limit]
 
 
-def _take(chosen: list[IndexEntry], token: uuid.UUID, database: str) -> dict[str, ClaimedProduct]:
+def _take(chosen: list[IndexEntry], token: uuid.UUID, database: str, *, is_build: bool) -> dict[str, ClaimedProduct]:
     label = product_label(get_catalog().model)
-    keys = [entry.key for entry in chosen]
+    keys = [] if is_build else [entry.key for entry in chosen]  # a build leaves the marks to the drain
     marks = IndexMark.objects.using(database).filter(model_label=label, key__in=keys).order_by("pk")
     ids: dict[str, list[int]] = defaultdict(list)
     kinds: dict[str, set[str]] = defaultdict(set)
@@ -197,7 +225,9 @@ def _held(claim: Claim, database: str) -> QuerySet[IndexEntry]:
 def finish(claim: Claim, results: Iterable[Result], *, database: str) -> list[Result]:
     """Commit results in one short transaction and return those that were still ours.
 
-    A product whose lease was lost is left to its new owner: nothing of it is written and its marks stay.
+    A product whose lease was lost is left to its new owner: nothing of it is written and its marks stay. What a drain
+    finishes, the versions that are not active have still to catch up with: their entries become pending.
+    Raises VersionSuperseded, with nothing written, if the version of a drain is not the active one any more.
     """
     wanted = {result.key: result for result in results}
     with transaction.atomic(using=database):
@@ -213,10 +243,30 @@ def finish(claim: Claim, results: Iterable[Result], *, database: str) -> list[Re
         IndexEntry.objects.using(database).bulk_create(
             entries, update_conflicts=True, unique_fields=["id"], update_fields=_ENTRY_FIELDS
         )
-        rows = [row for result in ours for row in result.rows]
-        if rows:
-            _write_rows(rows, database)
+        if not claim.is_build:
+            _set_others_pending(claim.version, [result.key for result in ours], database)
+        _write_rows([row for result in ours for row in result.rows], database)
+        # Under the lock that a switch takes too: either it sees the entries that we made pending, or we see it.
+        if not claim.is_build and not _is_active(claim.version, database):
+            raise VersionSuperseded(f"Version {claim.version.pk} is not the active one any more.")
     return ours
+
+
+def _set_others_pending(version: IndexVersion, keys: list[str], database: str) -> None:
+    """Have the versions that are not active catch up with these products; a build's claim on them ends."""
+    others = IndexVersion.objects.using(database).exclude(pk=version.pk).exclude(state=IndexVersion.State.ACTIVE)
+    entries = [IndexEntry(version=other, key=key) for other in others for key in sorted(keys)]
+    IndexEntry.objects.using(database).bulk_create(
+        entries,
+        update_conflicts=True,
+        unique_fields=["version", "key"],
+        update_fields=["state", "claim_token", "lease_until", "attempts", "next_attempt_at"],
+    )
+
+
+def _is_active(version: IndexVersion, database: str) -> bool:
+    versions = IndexVersion.objects.using(database)
+    return versions.filter(pk=version.pk, state=IndexVersion.State.ACTIVE).exists()
 
 
 _ENTRY_FIELDS = [
@@ -243,7 +293,7 @@ def _text(*lines: str) -> str:
 
 
 def _write_rows(rows: list[Embedding], database: str) -> None:
-    """Give the rows their seq and write them.
+    """Give the rows their seq and write them, which may be none.
 
     The FeedState row is locked from here to the commit, so seq follows the order of commits and a reader
     that has seen a seq will never meet a smaller one.
@@ -253,6 +303,8 @@ def _write_rows(rows: list[Embedding], database: str) -> None:
     last = FeedState.objects.using(database).values_list("last_seq", flat=True).get(pk=1)
     for seq, row in enumerate(rows, start=last - len(rows) + 1):
         row.seq = seq
+    if not rows:
+        return
     updated: list[str] = [name for name in _EMBEDDING_FIELDS if name != "id"]
     Embedding.objects.using(database).bulk_create(
         rows, update_conflicts=True, unique_fields=["id"], update_fields=updated

@@ -15,7 +15,7 @@ from visual_search.catalog import get_catalog
 from visual_search.conf import SETTING, get_settings
 from visual_search.exceptions import Busy, ConfigurationError, IndexOutdated
 from visual_search.models import IndexVersion
-from visual_search.preparation import embed_prepared, identity, prepare
+from visual_search.preparation import embed_prepared, identity, parse_identity, prepare
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,16 +44,17 @@ def get_encoder(checkpoint: str) -> TransformersEncoder:
         return _encoders[key]
 
 
-def get_remover() -> BackgroundRemover:
-    """Return this process's background remover. Nothing is loaded before its first use."""
+def get_remover(model: str | None = None) -> BackgroundRemover:
+    """Return this process's background remover, of BACKGROUND_MODEL unless named. Loads nothing before its use."""
     from visual_search.background import BackgroundRemover
 
     settings = get_settings()
+    name = model or settings.BACKGROUND_MODEL
     with _lock:
         options = {"device": settings.DEVICE, "threads": settings.ENCODER_THREADS}
-        key = (os.getpid(), settings.BACKGROUND_MODEL, *options.values())
+        key = (os.getpid(), name, *options.values())
         if key not in _removers:
-            _removers[key] = BackgroundRemover(settings.BACKGROUND_MODEL, **options)  # type: ignore[arg-type]
+            _removers[key] = BackgroundRemover(name, **options)  # type: ignore[arg-type]
         return _removers[key]
 
 
@@ -77,13 +78,13 @@ def gallery_preparation() -> str:
     return identity(settings.GALLERY_PREPARATION, settings.BACKGROUND_MODEL)
 
 
-def embed_gallery(encoder: TransformersEncoder, images: Sequence[Image]) -> FloatArray:
-    """Return one embedding per product image, prepared as GALLERY_PREPARATION says: float32 (len(images), dim).
+def embed_gallery(version: IndexVersion, encoder: TransformersEncoder, images: Sequence[Image]) -> FloatArray:
+    """Return one embedding per product image, prepared as the version wants it: float32 (len(images), dim).
 
     Raises ConfigurationError if the background model can't be loaded: an index half of cut-outs would be wrong.
     """
-    strategy = get_settings().GALLERY_PREPARATION
-    remover = get_remover()
+    strategy, model = parse_identity(version.preparation)
+    remover = get_remover(model)
     if strategy != "none":
         remover.warm_up()
     return embed_prepared(encoder, [prepare(image, strategy, remover.find_mask) for image in images])
@@ -110,7 +111,6 @@ def store_for(version: IndexVersion) -> VectorStore:
     with _lock:
         key = (os.getpid(), version.pk)
         if key not in _stores:
-            close_stores()  # of a version that was reset: searches use one at a time
             settings = get_settings()
             try:
                 backend = import_string(settings.STORE["BACKEND"])
@@ -132,6 +132,17 @@ def close_stores() -> None:
             if pid == os.getpid():
                 store.close()
         _stores.clear()
+
+
+def keep_only(version: IndexVersion) -> None:
+    """Give back what this process holds of other versions: their stores, and encoders of other checkpoints."""
+    with _lock:
+        for pid, pk in [key for key in _stores if key[1] != version.pk]:
+            store = _stores.pop((pid, pk))
+            if pid == os.getpid():
+                store.close()
+        for key in [key for key in _encoders if key[1] != version.checkpoint]:
+            del _encoders[key]
 
 
 def _forget_lock() -> None:

@@ -82,6 +82,12 @@ class IndexOutdated(Unavailable):
     code = "index_outdated"
 
 
+class VersionSuperseded(Unavailable):
+    """Another index version became the active one while a worker indexed for this one; nothing was written."""
+
+    code = "version_superseded"
+
+
 class Busy(Unavailable):
     """This process encodes as many queries as it may; try again in a moment."""
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from visual_search import versions
+from visual_search import serving
 from visual_search.catalog import get_catalog
 from visual_search.components import store_for
 from visual_search.filters import Number
 from visual_search.query import Timer
-from visual_search.search import current_store
 from visual_search.stores.base import Filters, Range
 
 MAX_VALUES = 50  # values of one filter; more are no choice but a search
@@ -34,9 +33,9 @@ def count_facets(filters: Filters | None = None) -> Facets:
     """
     timer = Timer("database", "store")
     with timer("database"):
-        version = versions.get_active()
+        version = serving.serving_version()
     with timer("feed"):
-        store = current_store(version)
+        store = serving.current_store(version)
     products = replace(filters or Filters(), is_main=True)
     values: dict[str, dict[str | bool, int]] = {}
     bounds: dict[str, Range | None] = {}
@@ -51,7 +50,5 @@ def count_facets(filters: Filters | None = None) -> Facets:
 
 def is_at_hand() -> bool:
     """Say whether facets can be counted without filling a store first."""
-    version = versions.find_active()
-    if version is None or versions.why_outdated(version):
-        return False
-    return store_for(version).position() is not None
+    version = serving.find_serving()
+    return version is not None and store_for(version).position() is not None

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from django.db import OperationalError
@@ -25,9 +26,15 @@ from django.db.models.functions import Now
 from visual_search import claims, feed, versions
 from visual_search.catalog import Catalog, CatalogImage, get_catalog
 from visual_search.claims import Claim, ClaimedProduct, Result
-from visual_search.components import embed_gallery, encoder_for
+from visual_search.components import embed_gallery, encoder_for, keep_only
 from visual_search.conf import get_settings
-from visual_search.exceptions import ConfigurationError, ImageUnavailable, ImageUnreadable, Unavailable
+from visual_search.exceptions import (
+    ConfigurationError,
+    ImageUnavailable,
+    ImageUnreadable,
+    Unavailable,
+    VersionSuperseded,
+)
 from visual_search.images import content_digest, open_product_image
 from visual_search.models import Embedding, IndexEntry, IndexMark, IndexVersion, point_id
 
@@ -54,6 +61,9 @@ class DrainReport:
     removed: int = 0
     embedded: int = 0
     is_unfinished: bool = False
+
+    def add(self, result: Result) -> None:
+        setattr(self, result.state, getattr(self, result.state) + 1)
 
     def counts(self) -> dict[str, int]:
         return {name: getattr(self, name) for name in ("indexed", "partial", "failed", "removed", "embedded")}
@@ -91,13 +101,21 @@ def drain(*, seconds: float | None = None, progress: Callable[[Result], object] 
     claims.expand_related_marks(database)
     if not IndexMark.objects.using(database).exists():
         return report
-    version = versions.ensure_active()
-    encoder = encoder_for(version)
-    while claim := claims.claim(version, limit=get_settings().BATCH_SIZE * CLAIM_BATCHES):
-        for result in index_claim(claim, encoder, report=report, database=database, deadline=deadline):
-            setattr(report, result.state, getattr(report, result.state) + 1)
-            if progress is not None:
-                progress(result)
+    while True:
+        version = versions.ensure_active()  # each time: it may be switched while we work
+        keep_only(version)
+        encoder = encoder_for(version)
+        claim = claims.claim(version, limit=claim_size())
+        if claim is None:
+            break
+        try:
+            for result in index_claim(claim, encoder, report=report, database=database, deadline=deadline):
+                report.add(result)
+                if progress is not None:
+                    progress(result)
+        except VersionSuperseded as superseded:
+            logger.info("%s", superseded)
+            continue
         feed.feed_shared_store(version)
         if time.monotonic() >= deadline:
             report.is_unfinished = IndexMark.objects.using(database).exists()
@@ -106,13 +124,19 @@ def drain(*, seconds: float | None = None, progress: Callable[[Result], object] 
     return report
 
 
+def claim_size() -> int:
+    """Return how many products are claimed at once."""
+    return get_settings().BATCH_SIZE * CLAIM_BATCHES
+
+
 def index_claim(
     claim: Claim, encoder: TransformersEncoder, *, report: DrainReport, database: str, deadline: float = math.inf
 ) -> Iterator[Result]:
     """Index the claimed products and yield each result after its commit; past the deadline, give the rest back."""
     try:
         plans = list(make_plans(claim, database=database))
-        for ready in embed_plans(plans, encoder, report, before_batch=lambda: claims.renew(claim, database)):
+        keep_lease = partial(claims.renew, claim, database)
+        for ready in embed_plans(plans, claim.version, encoder, report, before_batch=keep_lease):
             yield from claims.finish(claim, [conclude(plan) for plan in ready], database=database)
             if time.monotonic() >= deadline:
                 claims.release(claim, database)
@@ -204,7 +228,12 @@ def conclude(plan: Plan) -> Result:
 
 
 def embed_plans(
-    plans: list[Plan], encoder: TransformersEncoder, report: DrainReport, *, before_batch: Callable[[], None]
+    plans: list[Plan],
+    version: IndexVersion,
+    encoder: TransformersEncoder,
+    report: DrainReport,
+    *,
+    before_batch: Callable[[], None],
 ) -> Iterator[list[Plan]]:
     """Read the images that changed, embed those whose bytes did, and yield the plans as they are complete."""
     jobs = [job for plan in plans for job in plan.jobs]
@@ -216,7 +245,7 @@ def embed_plans(
     with ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="visual_search-decode") as pool:
         for batch in _read_ahead(pool, jobs, size=get_settings().BATCH_SIZE, target_px=target_px):
             before_batch()
-            _embed_batch(batch, encoder, report)
+            _embed_batch(batch, version, encoder, report)
             done = [job.plan for job, _ in batch if job is job.plan.jobs[-1]]
             if done:
                 yield done
@@ -258,6 +287,7 @@ UNREADABLE = "unreadable"  # the content digest while the catalogue raises: the 
 
 def _embed_batch(
     batch: list[tuple[ImageJob, Future[tuple[Image | None, str]]]],
+    version: IndexVersion,
     encoder: TransformersEncoder,
     report: DrainReport,
 ) -> None:
@@ -276,7 +306,7 @@ def _embed_batch(
             _accept(job, None, digest)
         else:
             ready.append((job, image, digest))
-    vectors = _embed_or_isolate(encoder, [image for _, image, _ in ready])
+    vectors = _embed_or_isolate(version, encoder, [image for _, image, _ in ready])
     if len(ready) > 1 and all(isinstance(vector, Exception) for vector in vectors):
         raise Unavailable(f"The encoder fails on every image: {vectors[0]}", code="encoder_failed")
     for (job, _, digest), vector in zip(ready, vectors, strict=True):
@@ -288,19 +318,19 @@ def _embed_batch(
             report.embedded += 1
 
 
-def _embed_or_isolate(encoder: TransformersEncoder, images: list[Image]) -> list[Any]:
+def _embed_or_isolate(version: IndexVersion, encoder: TransformersEncoder, images: list[Image]) -> list[Any]:
     """Return a float16 vector or an exception per image; a batch that fails is tried image by image."""
     if not images:
         return []
     try:
-        return [as_bytes(vector) for vector in embed_gallery(encoder, images)]
+        return [as_bytes(vector) for vector in embed_gallery(version, encoder, images)]
     except ConfigurationError:
         raise
     except Exception as error:
         logger.exception("A batch of %d images could not be embedded", len(images))
         if len(images) == 1:
             return [error]
-        return [result for image in images for result in _embed_or_isolate(encoder, [image])]
+        return [result for image in images for result in _embed_or_isolate(version, encoder, [image])]
 
 
 def as_bytes(vector: Any) -> bytes:

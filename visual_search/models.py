@@ -52,6 +52,7 @@ class IndexVersion(models.Model):
         null=True, blank=True, help_text="Calibrated for this checkpoint and catalogue."
     )
     created_at = models.DateTimeField(db_default=Now(), editable=False)
+    activated_at = models.DateTimeField(null=True, blank=True, editable=False, help_text="When it last became active.")
 
     class Meta:
         constraints = [

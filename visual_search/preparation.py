@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from visual_search.background import BackgroundSlow
+from visual_search.exceptions import IndexOutdated
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -46,6 +47,15 @@ class Prepared:
 def identity(strategy: str, model: str) -> str:
     """Return what tells one preparation from another: strategy, version and background model, or `none`."""
     return strategy if strategy == "none" else f"{strategy}/{VERSION}/{model}"
+
+
+def parse_identity(text: str) -> tuple[str, str]:
+    """Return strategy and background model of an identity. Raises IndexOutdated for one that is not made any more."""
+    strategy, _, rest = text.partition("/")
+    model = rest.partition("/")[2]
+    if strategy not in STRATEGIES or identity(strategy, model) != text:
+        raise IndexOutdated(f"Product images are not prepared by {text!r} any more. Run `manage.py build_version`.")
+    return strategy, model
 
 
 def prepare(image: Image, strategy: str, find_mask: Callable[[Image], Image]) -> Prepared:

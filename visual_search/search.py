@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from visual_search import feed, versions
+from visual_search import serving, versions
 from visual_search.catalog import CatalogImage, get_catalog
-from visual_search.components import get_encoder, get_remover, store_for
+from visual_search.components import get_encoder, get_remover
 from visual_search.conf import get_settings
 from visual_search.exceptions import ConfigurationError
 from visual_search.models import IndexVersion
 from visual_search.photos import Photo, find_photo, keep_photo, read_photo
 from visual_search.query import STAGES, PhotoReport, SearchQuery, Timer, checked, compose, not_indexed
-from visual_search.stores.base import Hit, Position, VectorStore
+from visual_search.stores.base import Hit, VectorStore
 
 if TYPE_CHECKING:
     from django.db.models import QuerySet
@@ -71,10 +71,10 @@ def search(query: SearchQuery, *, request: HttpRequest | None = None) -> SearchR
     query = checked(query)
     timer = Timer(*STAGES)
     with timer("database"):
-        version = versions.get_active()
+        version = serving.serving_version()
     vector, photos = compose(query, version, timer)
     with timer("feed"):
-        store = current_store(version)
+        store = serving.current_store(version)
     shelf = Shelf(query, request)
     hits, has_more = find_page(store, vector, query, shelf, threshold_of(query, version), timer)
     fallback: list[ProductHit] = []
@@ -104,19 +104,6 @@ def threshold_of(query: SearchQuery, version: IndexVersion) -> float | None:
     """Return the score that a product must reach, or None."""
     wanted = (query.score_threshold, version.score_threshold, get_settings().SCORE_THRESHOLD)
     return next((value for value in wanted if value is not None), None)
-
-
-def current_store(version: IndexVersion) -> VectorStore:
-    """Return the store, brought up to date if it is this process's own; workers feed a shared one.
-
-    version: as `find_active` returns it, with the feed's state.
-    """
-    store = store_for(version)
-    if not store.is_shared:
-        epoch, seq = getattr(version, "feed_epoch", None), getattr(version, "feed_seq", None)
-        if epoch is None or seq is None or store.position() != Position(str(epoch), seq):
-            feed.catch_up(version, store)
-    return store
 
 
 def find_page(
@@ -229,26 +216,28 @@ def warm_up() -> None:
     Call it in each web worker after the fork, for gunicorn from `post_worker_init`. The health view says
     "ready" only afterwards.
     """
-    version = versions.find_active()
-    encoder = get_encoder(get_settings().CHECKPOINT if version is None else version.checkpoint)
-    encoder.warm_up()
     if get_settings().QUERY_PREPARATION != "none":
         try:
             get_remover().warm_up()
         except ConfigurationError as error:  # photos are searched with as they are, and each answer says so
             logger.error("%s", error)
-    if version is not None and not versions.why_outdated(version):
-        current_store(version)
+    if (version := versions.find_active()) is None:
+        get_encoder(get_settings().CHECKPOINT).warm_up()
+    elif versions.why_outdated(version):
+        get_encoder(version.checkpoint).warm_up()
+    else:
+        serving.warm_up(serving.serving_version())
 
 
 def why_not_ready() -> str:
     """Return why this process can't answer a search at once, or an empty string. Loads nothing."""
-    version = versions.find_active()
-    checkpoint = get_settings().CHECKPOINT if version is None else version.checkpoint
-    if version is not None and (outdated := versions.why_outdated(version)):
+    active = versions.find_active()
+    if active is not None and (outdated := versions.why_outdated(active)):
         return outdated
+    version = serving.find_serving()
+    checkpoint = get_settings().CHECKPOINT if version is None else version.checkpoint
     if not get_encoder(checkpoint).is_loaded:
         return "The encoder is not loaded yet; see warm_up()."
-    if version is not None and store_for(version).position() is None:
+    if version is not None and not serving.is_warm(version):
         return "The store is not filled yet; see warm_up()."
     return ""

@@ -6,7 +6,7 @@ from contextlib import ContextDecorator, ExitStack
 from types import TracebackType
 from typing import Self
 
-from visual_search import components, indexing, queue, sweeping, tasks
+from visual_search import components, indexing, queue, serving, sweeping, tasks
 
 
 class IndexNow(ContextDecorator):
@@ -25,6 +25,7 @@ class IndexNow(ContextDecorator):
         self._stack = ExitStack()
         self._stack.callback(components.close_stores)
         components.close_stores()
+        serving.forget()
         self._stack.enter_context(queue.inline())
         return self
 

@@ -193,6 +193,6 @@ def _compare_vectors(version: IndexVersion, sample: list[EmbeddedImage]) -> Iter
             pixels = open_product_image(io.BytesIO(image.read()), max_pixels=PRODUCT_IMAGE_PIXELS, target_px=target_px)
         except (ImageUnreadable, OSError):
             continue  # told above
-        cosine = float(embed_gallery(encoder, [pixels])[0] @ feed.vectors_of([row], version.dim)[0])
+        cosine = float(embed_gallery(version, encoder, [pixels])[0] @ feed.vectors_of([row], version.dim)[0])
         if cosine < SAME_IMAGE_COSINE:
             yield Difference("vector", row.product_key, f"embedded again: cosine {cosine:.4f}", image.key)

@@ -1,14 +1,15 @@
-"""Index versions: which one searches use, and the first one."""
+"""Index versions: which one searches use, and the first one. How others are made and switched: building.py."""
 
 from __future__ import annotations
 
 import logging
 
 from django.db import IntegrityError, transaction
-from django.db.models import Subquery
+from django.db.models import QuerySet, Subquery
+from django.db.models.functions import Now
 
 from visual_search.catalog import get_catalog
-from visual_search.components import gallery_preparation, get_encoder, store_for
+from visual_search.components import close_stores, gallery_preparation, get_encoder, store_for
 from visual_search.conf import get_settings
 from visual_search.exceptions import IndexEmpty, IndexOutdated, Unavailable
 from visual_search.models import Embedding, FeedState, IndexEntry, IndexMark, IndexVersion, first_row, index_fingerprint
@@ -16,24 +17,28 @@ from visual_search.models import Embedding, FeedState, IndexEntry, IndexMark, In
 logger = logging.getLogger(__name__)
 
 
-def find_active() -> IndexVersion | None:
-    """Return the version that searches use, or None before the first product was indexed.
+def all_versions() -> QuerySet[IndexVersion]:
+    """Return the versions, each with `feed_epoch` and `feed_seq`.
 
-    `feed_epoch` and `feed_seq` come with it, so that a search knows from one query whether its store is up to date.
+    So a search knows from one query which version to use and whether its store is up to date.
     """
     database = get_catalog().database
     state = FeedState.objects.using(database).filter(pk=1)
-    versions = IndexVersion.objects.using(database).annotate(
+    return IndexVersion.objects.using(database).annotate(
         feed_epoch=Subquery(state.values("epoch")), feed_seq=Subquery(state.values("last_seq"))
     )
-    return versions.filter(state=IndexVersion.State.ACTIVE).first()
+
+
+def find_active() -> IndexVersion | None:
+    """Return the version that searches use, or None before the first product was indexed."""
+    return all_versions().filter(state=IndexVersion.State.ACTIVE).first()
 
 
 def get_active() -> IndexVersion:
     """Return the version that searches use.
 
-    Raises IndexEmpty before the first product was indexed, IndexOutdated while the setting names another
-    checkpoint than the index was made with.
+    Raises IndexEmpty before the first product was indexed, IndexOutdated while the settings name what no version was
+    made with.
     """
     version = find_active()
     if version is None:
@@ -43,23 +48,31 @@ def get_active() -> IndexVersion:
     return version
 
 
-def why_outdated(version: IndexVersion) -> str:
-    """Return what is wrong and what to do if the setting and the index disagree, otherwise an empty string."""
-    compared = (
-        ("CHECKPOINT", version.checkpoint, get_settings().CHECKPOINT),
-        ("GALLERY_PREPARATION", version.preparation, gallery_preparation()),
+def why_outdated(active: IndexVersion) -> str:
+    """Return what to do if the settings name a checkpoint or a preparation that no version has, otherwise nothing.
+
+    They name what the first version is made with. Afterwards the active row decides; where the settings name a version
+    that is there, active or not, everything is as it was meant.
+    """
+    wanted = get_settings().CHECKPOINT, gallery_preparation()
+    if wanted == (active.checkpoint, active.preparation):
+        return ""
+    others = IndexVersion.objects.using(get_catalog().database).filter(checkpoint=wanted[0])
+    if any(other.preparation == wanted[1] for other in others):
+        return ""
+    return (
+        f"The index was made with {_described(active.checkpoint, active.preparation)}; VISUAL_SEARCH names "
+        f"{_described(*wanted)}. Run `manage.py build_version` and then `manage.py switch_version`, or set CHECKPOINT "
+        "and GALLERY_PREPARATION back; `manage.py reset_index` starts over."
     )
-    for key, made, wanted in compared:
-        if made != wanted:
-            return (
-                f'The index was made with {made!r}, but VISUAL_SEARCH["{key}"] is {wanted!r}. '
-                "Set it back, or start over with `manage.py reset_index`."
-            )
-    return ""
+
+
+def _described(checkpoint: str, preparation: str) -> str:
+    return repr(checkpoint) if preparation == "none" else f"{checkpoint!r} with images prepared by {preparation!r}"
 
 
 def ensure_active() -> IndexVersion:
-    """Return the active version; the first one is made from the setting's checkpoint, which loads it."""
+    """Return the active version; the first one is made from the settings' checkpoint, which loads it."""
     if find_active() is not None:
         return get_active()
     checkpoint = get_settings().CHECKPOINT
@@ -72,6 +85,7 @@ def ensure_active() -> IndexVersion:
                 fingerprint=index_fingerprint(encoder.fingerprint, gallery_preparation()),
                 dim=encoder.dim,
                 state=IndexVersion.State.ACTIVE,
+                activated_at=Now(),
             )
     except IntegrityError:  # another worker was faster
         return get_active()
@@ -91,3 +105,4 @@ def reset_index() -> None:
         for model in (IndexMark, Embedding, IndexEntry, IndexVersion, FeedState):
             model.objects.using(database).all().delete()
         first_row(FeedState, database)  # another epoch
+    close_stores()

@@ -97,6 +97,9 @@ class VectorStore(Protocol):
     def reset(self) -> None:
         """Empty the store and forget its position."""
 
+    def drop(self) -> None:
+        """Delete the store for good: its version is gone. One that is not there is no error."""
+
     def close(self) -> None:
         """Give memory, files and connections back. A later call opens the store again, perhaps empty."""
 

@@ -63,6 +63,9 @@ class EdgeStore:
             if old is not None:
                 old()
 
+    def drop(self) -> None:
+        self.close()
+
     def close(self) -> None:
         with self._guarded():
             discard, self._discard, self._shard, self._position = self._discard, None, None, None

@@ -89,6 +89,11 @@ class QdrantStore:
             self._create(client)
             self._create_indexes(client, {})
 
+    def drop(self) -> None:
+        with self._calling("delete") as client:
+            if client.collection_exists(self.name):
+                client.delete_collection(self.name)
+
     def close(self) -> None:
         if self._client is not self._given_client:
             with self._calling("close") as client:

@@ -1,0 +1,34 @@
+"""Build another index version beside the active one."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from visual_search import building
+from visual_search.management.base import IndexCommand
+from visual_search.management.progress import Progress
+from visual_search.models import IndexEntry
+from visual_search.preparation import STRATEGIES
+
+
+class Command(IndexCommand):
+    help = "Embed every product for another checkpoint, in this process, while searches go on with the active version."
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--checkpoint", help="Hub name or folder; the setting's if not given.")
+        parser.add_argument(
+            "--preparation", choices=sorted(STRATEGIES), help="Of product images; the setting's if not given."
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        version = building.start_build(checkpoint=options["checkpoint"], preparation=options["preparation"])
+        left = building.pending(version)
+        self.stdout.write(f"Version {version.pk}: {version.checkpoint} ({version.dim}-d, {version.fingerprint})")
+        with Progress(left, "Building") as bar:
+            report = building.build(version, progress=lambda result: bar.advance())
+        failed = version.entries.filter(state__in=[IndexEntry.State.FAILED, IndexEntry.State.PARTIAL])
+        self.stdout.write(f"Built: {left} products worked on, {report.embedded} images embedded.")
+        for key, state, error in failed.order_by("key").values_list("key", "state", "error")[:20]:
+            self.stderr.write(f"  {key} {state}: {error}")
+        self.stdout.write(f"Make it the one that searches use: `manage.py switch_version {version.pk}`.")

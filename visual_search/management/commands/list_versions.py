@@ -1,0 +1,57 @@
+"""Print the index versions."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from django.db.models import Count, Q
+
+from visual_search.management.base import IndexCommand
+from visual_search.models import IndexEntry
+from visual_search.versions import all_versions
+
+State = IndexEntry.State
+
+
+class Command(IndexCommand):
+    help = "Show the index versions, how much each holds, and how far those that are not active lag behind."
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--json", action="store_true", help="A list of JSON objects.")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        rows = [as_dict(version) for version in _counted()]
+        if options["json"]:
+            self.stdout.write(json.dumps(rows))
+            return
+        if not rows:
+            self.stdout.write("There is no index version yet.")
+        for row in rows:
+            lag = "up to date" if not row["pending"] else f"{row['pending']} products behind"
+            failed = f", {row['failed']} failed" if row["failed"] else ""
+            self.stdout.write(
+                f"{row['version']:>3}  {row['state']:<9} {row['indexed']} products{failed}, {lag}   "
+                f"{row['checkpoint']} ({row['dim']}-d, {row['fingerprint']})"
+            )
+
+
+def _counted() -> Any:
+    """Return the versions with their products by state. What an active version lags behind are marks, not entries."""
+    states = {
+        "indexed": Count("entries", filter=Q(entries__state__in=[State.INDEXED, State.PARTIAL])),
+        "failed": Count("entries", filter=Q(entries__state=State.FAILED)),
+        "pending": Count("entries", filter=Q(entries__state=State.PENDING)),
+    }
+    return all_versions().annotate(**states).order_by("pk")
+
+
+def as_dict(version: Any) -> dict[str, Any]:
+    names = ("checkpoint", "preparation", "dim", "fingerprint", "state", "indexed", "failed", "pending")
+    times = {name: getattr(version, name) for name in ("created_at", "activated_at")}
+    return (
+        {"version": version.pk}
+        | {name: getattr(version, name) for name in names}
+        | {name: value and value.isoformat() for name, value in times.items()}
+    )

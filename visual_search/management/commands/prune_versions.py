@@ -1,0 +1,28 @@
+"""Delete index versions that nobody will go back to."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from django.core.management.base import CommandError
+
+from visual_search import building
+from visual_search.management.base import IndexCommand
+
+
+class Command(IndexCommand):
+    help = "Delete retired versions, except those that were active last. Never the active one."
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--keep", type=int, default=1, help="How many retired versions stay, to go back to; 1.")
+        parser.add_argument("--builds", action="store_true", help="Delete unfinished builds, too.")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if options["keep"] < 0:
+            raise CommandError("--keep must be 0 or more.")
+        deleted = building.prune(keep=options["keep"], with_builds=options["builds"])
+        for version in deleted:
+            self.stdout.write(f"Deleted version {version.pk} ({version.checkpoint}).")
+        if not deleted:
+            self.stdout.write("Nothing to delete.")

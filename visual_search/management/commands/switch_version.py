@@ -1,0 +1,31 @@
+"""Make another index version the one that searches use."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from django.core.management.base import CommandError
+
+from visual_search import building
+from visual_search.catalog import get_catalog
+from visual_search.management.base import IndexCommand
+from visual_search.management.progress import Progress
+from visual_search.models import IndexVersion
+
+
+class Command(IndexCommand):
+    help = "Catch a version up with the shop and make it the active one. No search fails meanwhile."
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("version", type=int, help="Its number, as `list_versions` shows it.")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        number = options["version"]
+        version = IndexVersion.objects.using(get_catalog().database).filter(pk=number).first()
+        if version is None:
+            raise CommandError(f"There is no version {number}; `manage.py list_versions` shows all.")
+        with Progress(building.pending(version), "Catching up") as bar:
+            before = building.switch(version, progress=lambda result: bar.advance())
+        self.stdout.write(self.style.SUCCESS(f"Version {version.pk} ({version.checkpoint}) is active."))
+        self.stdout.write(f"Back to version {before.pk} ({before.checkpoint}): `manage.py rollback_version`.")
