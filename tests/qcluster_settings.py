@@ -3,4 +3,4 @@
 from example_shop.settings import *  # noqa: F403
 from example_shop.settings import VISUAL_SEARCH
 
-VISUAL_SEARCH = VISUAL_SEARCH | {"LEASE_SECONDS": 10, "SWEEP_SECONDS": 1}
+VISUAL_SEARCH = VISUAL_SEARCH | {"LEASE_SECONDS": 10, "SWEEP_SECONDS": 1, "PHOTO_RATE": None}
