@@ -13,6 +13,7 @@ from django.core.management import CommandError, call_command
 from tests.drawings import photo_bytes
 from tests.tiny_checkpoints import tiny_clip
 from visual_search import building, claims, indexing, serving, versions
+from visual_search.checks import check_index
 from visual_search.components import encoder_for, store_for
 from visual_search.exceptions import ConfigurationError, IndexOutdated, VersionSuperseded
 from visual_search.models import Embedding, IndexEntry, IndexMark, IndexVersion
@@ -197,8 +198,10 @@ def test_settings_that_name_a_version_that_is_there__are_no_trouble(shop: Any, s
     second = built(other)
     building.switch(second)
     assert versions.get_active().pk == second.pk  # the setting still names the first
+    assert [message.id for message in check_index(databases=["default"]) if "W037" in message.id] != []
     settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"CHECKPOINT": other}
     assert versions.get_active().pk == second.pk
+    assert [message.id for message in check_index(databases=["default"]) if "W037" in message.id] == []
     building.roll_back()
     assert versions.get_active().pk != second.pk
 

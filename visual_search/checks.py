@@ -16,7 +16,7 @@ from django.core.checks import CheckMessage, Error, Warning
 from django.db import DatabaseError, connections, models
 from django.utils.module_loading import import_string
 
-from visual_search import conf, queue, relations, status
+from visual_search import conf, queue, relations, status, versions
 from visual_search.background import find_u2net
 from visual_search.catalog import Catalog, find_relation, get_catalog
 from visual_search.exceptions import ConfigurationError
@@ -280,7 +280,7 @@ def check_index(app_configs: Any = None, databases: Iterable[str] | None = None,
         return []
     found = [*_unsuited_database(catalog.database), *_sqlite_options(catalog.database)]
     with contextlib.suppress(DatabaseError):  # not migrated yet
-        found += [*_waiting_marks(), *_changed_filters(catalog), *_foreign_keys(catalog)]
+        found += [*_waiting_marks(), *_changed_filters(catalog), *_foreign_keys(catalog), *_other_version()]
     return found
 
 
@@ -302,6 +302,23 @@ def _foreign_keys(catalog: Catalog) -> Iterator[CheckMessage]:
             hint="The catalogue's model is another than the index was made for: `manage.py reset_index`.",
             id="visual_search.E035",
         )
+
+
+def _other_version() -> Iterator[CheckMessage]:
+    """After a switch: harmless, but a new index would be made as the settings say."""
+    active = versions.find_active()
+    if active is None or versions.why_outdated(active):
+        return  # nothing yet, or told as the index's problem
+    for key, value in (
+        ("CHECKPOINT", active.checkpoint),
+        ("GALLERY_PREPARATION", active.preparation.partition("/")[0]),
+    ):
+        if (named := getattr(conf.get_settings(), key)) != value:
+            yield Warning(
+                f'VISUAL_SEARCH["{key}"] is {named!r}; version {active.pk}, which is active, is made with {value!r}.',
+                hint=f"Set it to {value!r}, so that a new index would be made alike; or `manage.py rollback_version`.",
+                id="visual_search.W037",
+            )
 
 
 def _sqlite_options(database: str) -> Iterator[CheckMessage]:
