@@ -15,10 +15,12 @@ from django.utils import timezone
 
 from example_shop.models import Brand, Category, Product
 from tests.reference_store import ReferenceStore
-from visual_search import claims, feed, indexing, tasks, versions
+from tests.tiny_checkpoints import tiny_clip
+from visual_search import building, claims, feed, indexing, tasks, versions
 from visual_search.catalog import get_catalog
 from visual_search.components import encoder_for
-from visual_search.models import Embedding, FeedState, IndexEntry, IndexMark
+from visual_search.exceptions import ConfigurationError
+from visual_search.models import Embedding, FeedState, IndexEntry, IndexMark, IndexVersion
 from visual_search.verifying import verify
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -118,7 +120,7 @@ def test_save_during_the_embedding__wins_in_the_end(make_product: Any, version: 
 
     at_once(save)
     encoder = encoder_for(version)
-    list(indexing.embed_plans(plans, encoder, indexing.DrainReport(), before_batch=lambda: None))
+    list(indexing.embed_plans(plans, version, encoder, indexing.DrainReport(), before_batch=lambda: None))
     assert len(claims.finish(claim, [plan.result for plan in plans], database="default")) == 1
     assert Embedding.objects.get().payload["price"] == 10.0
     assert IndexMark.objects.count() == 1
@@ -230,3 +232,64 @@ def test_error_text_with_nul__does_not_stop_the_drain(make_product: Any, version
     result = claims.Result(str(product.pk), State.FAILED, errors=["a\0b"])
     assert claims.finish(claim, [result], database="default") == [result]
     assert IndexEntry.objects.get().error == "ab"
+
+
+@pytest.fixture
+def other(tmp_path: Any) -> str:
+    return str(tiny_clip(tmp_path / "clip"))
+
+
+def test_two_switches_at_once__one_succeeds_and_the_other_is_told(make_product: Any, version: Any, other: str) -> None:
+    for seed in range(4):
+        make_product(seed)
+    indexing.drain()
+    second = building.start_build(checkpoint=other)
+    building.build(second)
+
+    def switch() -> str:
+        try:
+            building.switch(IndexVersion.objects.get(pk=second.pk))
+        except ConfigurationError as error:
+            return str(error)
+        return "switched"
+
+    said = at_once(switch, switch)
+    assert sorted(word == "switched" for word in said) == [False, True], said
+    assert [row.pk for row in IndexVersion.objects.filter(state=IndexVersion.State.ACTIVE)] == [second.pk]
+
+
+def test_drains_saves_builds_and_switches_at_once__lose_no_change(make_product: Any, version: Any, other: str) -> None:
+    products = [make_product(seed, images=1) for seed in range(12)]
+    indexing.drain()
+    done = threading.Event()
+
+    def save() -> None:
+        for round_ in range(15):
+            for product in products:
+                product.price = round_ + 1
+                product.save()
+        done.set()
+
+    def drain() -> None:
+        while not done.is_set():
+            indexing.drain(seconds=5)
+
+    def switch() -> int:
+        switches = 0
+        second = building.start_build(checkpoint=other)
+        building.build(second)
+        building.switch(second)
+        while not done.is_set():
+            building.roll_back()
+            switches += 1
+        return switches
+
+    *_, switches = at_once(save, drain, drain, switch)
+    assert switches > 0
+    indexing.drain()
+    assert verify().differences == []
+    building.roll_back()
+    indexing.drain()
+    assert verify().differences == []
+    prices = {row.payload["price"] for row in Embedding.objects.filter(vector__isnull=False)}
+    assert prices == {15.0}
