@@ -18,7 +18,7 @@ from visual_search.catalog import get_catalog
 from visual_search.claims import Result
 from visual_search.conf import get_settings
 from visual_search.indexing import CLAIM_BATCHES
-from visual_search.models import IndexEntry, IndexMark, product_label
+from visual_search.models import IndexEntry, IndexMark, IndexVersion, product_label
 
 LOOK_SECONDS = 1  # a claim takes a second or more; each look costs two queries of a few rows
 
@@ -45,7 +45,8 @@ def has_backlog() -> bool:
     """Say whether more products wait, claimed by nobody, than one claim takes."""
     database = get_catalog().database
     limit = get_settings().BATCH_SIZE * CLAIM_BATCHES
-    leased = IndexEntry.objects.using(database).filter(key=OuterRef("key"), lease_until__gt=Now())
+    entries = IndexEntry.objects.using(database).filter(version__state=IndexVersion.State.ACTIVE)
+    leased = entries.filter(key=OuterRef("key"), lease_until__gt=Now())
     marks = IndexMark.objects.using(database).filter(model_label=product_label(get_catalog().model))
     keys = marks.filter(~Exists(leased)).order_by("pk").values_list("key", flat=True)[: limit * claims.WINDOW]
     return len(set(keys)) > limit
