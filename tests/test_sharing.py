@@ -35,15 +35,25 @@ def test_drain_of_a_large_backlog__asks_for_one_other_however_often_it_looks(
 ) -> None:
     for seed in range(12):
         make_product(seed)
-    monkeypatch.setattr(sharing.share_backlog, "__kwdefaults__", {"every_seconds": 0})
+    monkeypatch.setattr(sharing, "LOOK_SECONDS", 0)
     assert tasks.drain()["indexed"] == 12
     assert waiting_drains() == 1
 
 
-def test_request_that_a_busy_cluster_took__is_made_again(make_product: Callable[..., Any]) -> None:
+def test_products_with_many_marks_each__are_a_backlog_too(make_product: Callable[..., Any]) -> None:
+    for seed in range(12):
+        make_product(seed, images=4)  # five marks each: what a claim looks at is taken up by a few products
+    assert tasks.drain()["indexed"] == 12
+    assert waiting_drains() == 1
+
+
+def test_request_that_a_busy_cluster_took__is_made_again(
+    make_product: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing, "LOOK_SECONDS", 0)
     for seed in range(12):
         make_product(seed)
-    look = sharing.share_backlog(every_seconds=0)
+    look = sharing.share_backlog()
     look(indexing.Result("1", IndexEntry.State.INDEXED))
     assert waiting_drains() == 1
     OrmQ.objects.all().delete()

@@ -23,7 +23,7 @@ from tests.drawings import photo_bytes
 
 PRODUCTS, IMAGES = 150, 3
 PICTURES = 40  # drawn ones; products share them
-BACKLOG = 400  # marks: while fewer wait, everything is marked again; four claims of 16 products hold 250
+BACKLOG = 400  # marks that the writer and the test keep waiting; four claims of 16 products hold 250
 
 
 def import_products(folder: Path) -> None:

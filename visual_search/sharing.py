@@ -23,17 +23,17 @@ from visual_search.models import IndexEntry, IndexMark, IndexVersion, product_la
 LOOK_SECONDS = 1  # a claim takes a second or more; each look costs two queries of a few rows
 
 
-def share_backlog(*, every_seconds: float = LOOK_SECONDS) -> Callable[[Result], None]:
+def share_backlog() -> Callable[[Result], None]:
     """Return what a drain calls with each committed result.
 
     Not before the first result: a drain that fails at once (no checkpoint, no database) would only call for others
     that fail as well.
     """
-    looked_at = -every_seconds
+    looked_at = float("-inf")
 
     def look(result: Result) -> None:
         nonlocal looked_at
-        if time.monotonic() - looked_at >= every_seconds:
+        if time.monotonic() - looked_at >= LOOK_SECONDS:
             looked_at = time.monotonic()
             if has_backlog():
                 queue.enqueue_another()
@@ -42,11 +42,12 @@ def share_backlog(*, every_seconds: float = LOOK_SECONDS) -> Callable[[Result], 
 
 
 def has_backlog() -> bool:
-    """Say whether more products wait, claimed by nobody, than one claim takes."""
+    """Say whether more waits, claimed by nobody, than one claim takes: products, or as many marks as it looks at."""
     database = get_catalog().database
-    limit = get_settings().BATCH_SIZE * CLAIM_BATCHES
+    products = get_settings().BATCH_SIZE * CLAIM_BATCHES
     entries = IndexEntry.objects.using(database).filter(version__state=IndexVersion.State.ACTIVE)
     leased = entries.filter(key=OuterRef("key"), lease_until__gt=Now())
     marks = IndexMark.objects.using(database).filter(model_label=product_label(get_catalog().model))
-    keys = marks.filter(~Exists(leased)).order_by("pk").values_list("key", flat=True)[: limit * claims.WINDOW]
-    return len(set(keys)) > limit
+    window = products * claims.WINDOW
+    keys = list(marks.filter(~Exists(leased)).order_by("pk").values_list("key", flat=True)[: window + 1])
+    return len(keys) > window or len(set(keys)) > products
