@@ -1,5 +1,5 @@
 # make demo   a small shop with search by photo on http://127.0.0.1:8000 (SERVE=0: everything but serving)
-# make test   style, types and tests; PostgreSQL tests run where its programs are installed
+# make test   style, types and tests; those of PostgreSQL and Redis run where their programs are installed
 # make bench  the measurements that the docs quote
 # make preparation DATA=…   the table of docs/preparation.md
 

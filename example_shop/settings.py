@@ -1,4 +1,7 @@
-"""Settings of the example shop: SQLite, files in the project's folder, the starter checkpoint."""
+"""Settings of the example shop: SQLite, files in the project's folder, the starter checkpoint.
+
+The environment names servers instead (deploy/docker-compose.yml does): PGHOST, REDIS_URL, QDRANT_URL.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ STATE_DIR.mkdir(parents=True, exist_ok=True)
 
 SECRET_KEY = os.environ.get("SECRET_KEY", "only-for-the-example-shop-on-127.0.0.1")
 DEBUG = os.environ.get("DEBUG", "1") == "1"
-ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
+ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]", *filter(None, os.environ.get("ALLOWED_HOSTS", "").split(","))]
+REDIS_URL = os.environ.get("REDIS_URL")  # for the queue, and for what web processes share
+QDRANT_URL = os.environ.get("QDRANT_URL")
 
 INSTALLED_APPS = [
     "django.contrib.admin",
@@ -53,22 +58,26 @@ TEMPLATES = [
         },
     },
 ]
-DATABASES = {
-    "default": {
-        "ENGINE": "django.db.backends.sqlite3",
-        "NAME": STATE_DIR / "shop.sqlite3",
-        "OPTIONS": {
-            # Web and worker write at the same time: readers don't block, and a writer waits for its turn.
-            "transaction_mode": "IMMEDIATE",
-            "timeout": 20,
-            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
-        },
-    }
+SQLITE = {
+    "ENGINE": "django.db.backends.sqlite3",
+    "NAME": STATE_DIR / "shop.sqlite3",
+    "OPTIONS": {
+        # Web and worker write at the same time: readers don't block, and a writer waits for its turn.
+        "transaction_mode": "IMMEDIATE",
+        "timeout": 20,
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+    },
 }
+# libpq reads PGHOST, PGPORT, PGUSER and PGPASSWORD by itself.
+POSTGRES = {"ENGINE": "django.db.backends.postgresql", "NAME": os.environ.get("PGDATABASE", "shop")}
+DATABASES = {"default": POSTGRES if "PGHOST" in os.environ else SQLITE}
+if REDIS_URL:
+    CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": REDIS_URL}}
 LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"
 USE_TZ = True
 STATIC_URL = "static/"
+STATIC_ROOT = STATE_DIR / "static"
 MEDIA_URL = "media/"
 MEDIA_ROOT = STATE_DIR / "media"
 
@@ -76,6 +85,11 @@ VISUAL_SEARCH: dict[str, Any] = {
     "CATALOG": "example_shop.catalog.ProductCatalog",
     "CHECKPOINT": os.environ.get("CHECKPOINT", str(STATE_DIR / "starter")),
 }
+if QDRANT_URL:
+    VISUAL_SEARCH["STORE"] = {
+        "BACKEND": "visual_search.stores.qdrant.QdrantStore",
+        "OPTIONS": {"url": QDRANT_URL, "api_key": os.environ.get("QDRANT_API_KEY")},
+    }
 REST_FRAMEWORK = {"DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema"}
 SPECTACULAR_SETTINGS = {
     "TITLE": "Example shop",
@@ -84,7 +98,7 @@ SPECTACULAR_SETTINGS = {
 }
 Q_CLUSTER = {
     "name": "shop",
-    "orm": "default",
+    **({"redis": REDIS_URL} if REDIS_URL else {"orm": "default"}),
     "timeout": 120,
     "retry": 600,
     "ALT_CLUSTERS": {

@@ -26,6 +26,12 @@ def lacks(name: str, reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
+def own_environment(**values: str) -> dict[str, str]:
+    """Return the environment for a shop in a process of its own, without the servers that this one may name."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("PGHOST", "REDIS_URL", "QDRANT_URL")}
+    return kept | values
+
+
 @pytest.fixture(scope="session")
 def starter_folder() -> Path:
     """The starter checkpoint, put together once from the installed packages' weights."""

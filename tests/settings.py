@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from example_shop.settings import *  # noqa: F403
-from example_shop.settings import BASE_DIR, VISUAL_SEARCH
+from example_shop.settings import BASE_DIR, Q_CLUSTER, VISUAL_SEARCH
 
 INSTALLED_APPS = [*INSTALLED_APPS, "tests.gadgets"]  # noqa: F405
 DEBUG = False
@@ -17,14 +17,8 @@ VISUAL_SEARCH = VISUAL_SEARCH | {
     "PHOTO_RATE": None,  # tests of the throttle set one
 }
 
-if os.environ.get("DATABASE") == "postgres":
-    DATABASES = {
-        "default": {
-            "ENGINE": "django.db.backends.postgresql",
-            "NAME": os.environ.get("PGDATABASE", "postgres"),
-            "USER": os.environ.get("PGUSER", "postgres"),
-            "PASSWORD": os.environ.get("PGPASSWORD", ""),
-            "HOST": os.environ.get("PGHOST", "127.0.0.1"),
-            "PORT": os.environ.get("PGPORT", "5432"),
-        }
-    }
+# Servers that the environment names are not the tests': those start their own (tests/servers.py).
+VISUAL_SEARCH.pop("STORE", None)
+CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+Q_CLUSTER = Q_CLUSTER | {"orm": "default"}
+DATABASES = {"default": POSTGRES if os.environ.get("DATABASE") == "postgres" else SQLITE}  # noqa: F405

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import datetime
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 from django.utils import timezone
 
 from example_shop.models import Product
-from visual_search import checks
+from visual_search import checks, queue_checks
 from visual_search.api import checks as api_checks
 from visual_search.catalog import Catalog, Keyword, get_catalog
 from visual_search.models import IndexMark
@@ -20,7 +23,7 @@ def ids(found: Any) -> list[str]:
 
 
 def test_project_as_it_is__has_no_complaints(db: Any, starter_folder: Any) -> None:
-    everything: list[Any] = [checks.check_settings(), checks.check_catalog(), checks.check_queue()]
+    everything: list[Any] = [checks.check_settings(), checks.check_catalog(), queue_checks.check_queue()]
     assert everything == [[], [], []]
 
 
@@ -152,12 +155,75 @@ def test_wrong_catalogue__is_named(monkeypatch: pytest.MonkeyPatch, values: dict
 )
 def test_wrong_cluster__is_named(settings: Any, cluster: Any, expected: str) -> None:
     settings.Q_CLUSTER = {"name": "shop"} | cluster
-    assert expected in ids(checks.check_queue())
+    assert expected in ids(queue_checks.check_queue())
+
+
+@pytest.mark.filterwarnings("ignore:Overriding setting DATABASES")
+@pytest.mark.parametrize(
+    ("shop", "embedding", "expected", "words"),
+    [
+        ({}, {"queue_limit": 4}, "visual_search.W064", "queue_limit"),
+        ({}, {"queue_limit": 0}, "visual_search.W064", "queue_limit"),
+        ({}, {"recycle": 500}, "visual_search.W065", "recycle"),
+        ({}, {"scheduler": False}, "visual_search.W066", "scheduler"),
+        ({"orm": "nowhere"}, {}, "visual_search.E061", "default"),
+        ({"orm": "other"}, {}, "visual_search.W063", "migrate --database other"),
+        ({}, {"orm": None, "redis": "redis://127.0.0.1"}, "visual_search.E062", "ALT_CLUSTERS"),
+    ],
+)
+def test_trap_of_the_queue__is_named_with_a_hint(
+    settings: Any, shop: Any, embedding: Any, expected: str, words: str
+) -> None:
+    settings.DATABASES = settings.DATABASES | {"other": settings.DATABASES["default"]}
+    alternatives = {"embedding": settings.Q_CLUSTER["ALT_CLUSTERS"]["embedding"] | embedding}
+    settings.Q_CLUSTER = settings.Q_CLUSTER | shop | {"ALT_CLUSTERS": alternatives}
+    (message,) = queue_checks.check_queue()
+    assert message.id == expected
+    assert words in message.hint
+
+
+def test_cluster_without_a_queue_limit__hoards_as_many_tasks_as_django_q2_lets_it(settings: Any) -> None:
+    cluster = dict(settings.Q_CLUSTER["ALT_CLUSTERS"]["embedding"])
+    del cluster["queue_limit"]
+    settings.Q_CLUSTER = settings.Q_CLUSTER | {"ALT_CLUSTERS": {"embedding": cluster | {"workers": 3}}}
+    (message,) = queue_checks.check_queue()
+    assert "is 9" in message.msg
+
+
+def test_misspelt_name_of_a_cluster__is_named_where_it_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("Q_CLUSTER_NAME", "embedding")
+    assert queue_checks.check_queue() == []
+    monkeypatch.setenv("Q_CLUSTER_NAME", "embeding")
+    (message,) = queue_checks.check_queue()
+    assert (message.id, "Q_CLUSTER_NAME=embedding" in message.hint) == ("visual_search.W067", True)
+
+
+def test_name_of_a_cluster_without_alternatives__ends_in_the_error_that_the_check_foretells(settings: Any) -> None:
+    settings.Q_CLUSTER = {"name": "shop"}
+    (message,) = queue_checks.check_queue()
+    assert "KeyError" in message.hint
+    code = (
+        "from django.conf import settings\n"
+        "settings.configure(INSTALLED_APPS=['django_q'], Q_CLUSTER={'name': 'shop'})\n"
+        "import django; django.setup()"
+    )
+    environment = os.environ | {"Q_CLUSTER_NAME": "embedding"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert "KeyError: 'ALT_CLUSTERS'" in done.stderr
+
+
+def test_redis_broker__says_before_a_deployment_how_lost_tasks_are_made_good(settings: Any) -> None:
+    assert queue_checks.check_deployed_queue() == []
+    without = {key: value for key, value in settings.Q_CLUSTER.items() if key != "orm"}
+    settings.Q_CLUSTER = without | {"redis": "redis://127.0.0.1:6379/0"}
+    assert queue_checks.check_queue() == []
+    (message,) = queue_checks.check_deployed_queue()
+    assert (message.id, "sweep" in message.hint) == ("visual_search.I068", True)
 
 
 def test_no_queue__is_a_warning_with_the_way_out(settings: Any) -> None:
     settings.INSTALLED_APPS = [app for app in settings.INSTALLED_APPS if app != "django_q"]
-    (message,) = checks.check_queue()
+    (message,) = queue_checks.check_queue()
     assert "--here" in message.hint
 
 

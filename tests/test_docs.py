@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -17,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import lacks
+from tests.conftest import lacks, own_environment
+from tests.servers import free_port
 
 ROOT = Path(__file__).parent.parent
 ADDRESS = "127.0.0.1:8000"
@@ -30,12 +29,6 @@ def console_lines(document: str) -> list[str]:
     return [line.removeprefix("$ ") for block in blocks for line in block.splitlines() if line.startswith("$ ")]
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def demo(starter_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     """Run `manage.py demo` in a folder of its own that looks like the project's; give that folder and the address."""
@@ -45,11 +38,11 @@ def demo(starter_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         lacks("curl", "curl is not installed")
     folder, port = tmp_path_factory.mktemp("demo"), free_port()
     log = folder / "log"
-    environment = os.environ | {
-        "SHOP_STATE_DIR": str(folder / ".demo"),
-        "CHECKPOINT": str(starter_folder),
-        "DJANGO_SETTINGS_MODULE": "example_shop.settings",
-    }
+    environment = own_environment(
+        SHOP_STATE_DIR=str(folder / ".demo"),
+        CHECKPOINT=str(starter_folder),
+        DJANGO_SETTINGS_MODULE="example_shop.settings",
+    )
     command = [sys.executable, str(ROOT / "manage.py"), "demo", "--port", str(port)]
     with log.open("wb") as out:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=out)

@@ -15,10 +15,10 @@ HEAVY = ["torch", "transformers", "rembg", "onnxruntime", "qdrant_client", "qdra
 
 # From the edges inwards: a module may import from its own layer and from those below (docs/architecture.md).
 LAYERS = [
-    {"api", "views", "urls", "admin", "management", "checks", "apps", "test", "signals", "tasks"},
+    {"api", "views", "urls", "admin", "management", "checks", "queue_checks", "apps", "test", "signals", "tasks"},
     {"status", "verifying"},
     {"facets"},
-    {"building", "search", "sweeping"},
+    {"building", "search", "sharing", "sweeping"},
     {"query", "serving"},
     {"indexing"},
     {"claims", "feed", "marks"},

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import own_environment
 from tests.drawings import photo_bytes
 
 ROOT = Path(__file__).parent.parent
@@ -26,11 +27,9 @@ class Shop:
 
     def __init__(self, folder: Path, checkpoint: Path) -> None:
         self.folder = folder
-        self.environment = os.environ | {
-            "SHOP_STATE_DIR": str(folder),
-            "CHECKPOINT": str(checkpoint),
-            "DJANGO_SETTINGS_MODULE": "tests.qcluster_settings",
-        }
+        self.environment = own_environment(
+            SHOP_STATE_DIR=str(folder), CHECKPOINT=str(checkpoint), DJANGO_SETTINGS_MODULE="tests.qcluster_settings"
+        )
 
     def manage(self, *words: str) -> str:
         command = [sys.executable, "manage.py", *words]

@@ -13,11 +13,12 @@ class VisualSearchConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from visual_search import checks, signals
+        from visual_search import checks, queue_checks, signals
 
         register(checks.check_settings, "visual_search")
         register(checks.check_catalog, Tags.models)
-        register(checks.check_queue, "visual_search")
+        register(queue_checks.check_queue, "visual_search")
+        register(queue_checks.check_deployed_queue, "visual_search", deploy=True)
         if apps.is_installed("rest_framework"):
             from visual_search.api import checks as api_checks
 

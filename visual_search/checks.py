@@ -239,37 +239,6 @@ def _other_database(catalog: Catalog) -> Iterator[CheckMessage]:
         )
 
 
-def check_queue(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
-    """django-q2: installed, with a cluster of its own that does not retry for ever."""
-    if not apps.is_installed("django_q"):
-        hint = 'Install django-q2 and add "django_q" to INSTALLED_APPS; `reindex_products --here` needs no queue.'
-        return [Warning("django-q2 is not installed: nothing indexes products.", hint=hint, id="visual_search.W020")]
-    name = conf.get_settings().QUEUE_CLUSTER
-    own = getattr(django_settings, "Q_CLUSTER", {})
-    if name != own.get("name") and name not in own.get("ALT_CLUSTERS", {}):
-        return [
-            Error(
-                f'Q_CLUSTER has no cluster {name!r}, which VISUAL_SEARCH["QUEUE_CLUSTER"] names.',
-                hint=f'Add "ALT_CLUSTERS": {{"{name}": {{"workers": 1, "timeout": 120, "retry": 600, …}}}}.',
-                id="visual_search.E021",
-            )
-        ]
-    return list(_wrong_cluster(queue.cluster_settings()))
-
-
-def _wrong_cluster(cluster: dict[str, Any]) -> Iterator[CheckMessage]:
-    timeout, retry, drain = cluster.get("timeout"), cluster.get("retry", 60), conf.get_settings().DRAIN_SECONDS
-    if not timeout or timeout < 2 * drain:
-        hint = f"A drain works for {drain:g} s and then ends its last batch: set timeout to {2 * drain:g} or more."
-        yield Warning(f"The embedding cluster's timeout is {timeout!r}.", hint=hint, id="visual_search.W022")
-    elif retry < 3 * timeout:
-        hint = f"It counts from the moment a task is taken: set retry to {3 * timeout:g} or more."
-        yield Warning(f"The embedding cluster's retry is {retry!r}.", hint=hint, id="visual_search.W023")
-    if not cluster.get("ack_failures") or not cluster.get("max_attempts"):
-        hint = 'Set "max_attempts": 1 and "ack_failures": True; the sweep asks again for what is left.'
-        yield Warning("The embedding cluster retries failed tasks for ever.", hint=hint, id="visual_search.W024")
-
-
 def check_index(app_configs: Any = None, databases: Iterable[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
     """The index itself: does anybody work on it? Runs with `check --database default` and before migrations."""
     try:

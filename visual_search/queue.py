@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -16,6 +17,8 @@ from django.utils.module_loading import import_string
 from visual_search.catalog import get_catalog
 from visual_search.conf import get_settings
 from visual_search.models import QueueState, first_row
+
+logger = logging.getLogger(__name__)
 
 DRAIN, SWEEP = "visual_search.tasks.drain", "visual_search.tasks.sweep"
 SWEEP_SCHEDULE = "visual_search sweep"
@@ -45,6 +48,20 @@ def enqueue_drain() -> None:
             return
         first_row(QueueState, states.db)
     async_task(DRAIN)
+
+
+def enqueue_another() -> None:
+    """Queue a drain beside those that run, unless a task waits already: so any number of workers is bounded.
+
+    A cluster takes tasks before its worker is free (one in its queue, one in its pusher's hand), so a request may
+    have to be made more than once until an idle cluster gets one.
+    """
+    if _runs_inline or waiting_tasks() != 0:  # None: the broker can't be asked, and without a bound nothing is added
+        return
+    try:
+        async_task(DRAIN)
+    except Exception as error:  # each broker raises errors of its own client; this drain goes on alone
+        logger.warning("Another drain could not be asked for: %s", error)
 
 
 def drain_started() -> None:

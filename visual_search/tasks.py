@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from visual_search import indexing, queue, sweeping
+from visual_search import indexing, queue, sharing, sweeping
 
 
 def drain() -> dict[str, int]:
-    """Embed what is dirty, for at most DRAIN_SECONDS; ask for another drain if something is left."""
+    """Embed what is dirty, for at most DRAIN_SECONDS; ask for another drain if something is left.
+
+    While more waits than this worker takes at once, others are called to it.
+    """
     queue.drain_started()
     try:
-        report = indexing.drain()
+        report = indexing.drain(progress=sharing.share_backlog())
     except Exception as error:
         queue.drain_ended(f"{type(error).__name__}: {error}")
         raise
