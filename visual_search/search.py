@@ -31,6 +31,9 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 POINTS_PER_PRODUCT = 3  # points asked for at first for each product wanted: several images, and some not visible
+# Asked for at the least, and four times as many where that is not enough. An engine that does not compare with every
+# vector may find other points the more it is asked for: pages of the first hundred products come from one question.
+POINTS_AT_FIRST = 320
 KEYS_PER_QUERY = 1000
 SIMILAR_LIMIT = 8  # a row or two beside a product
 
@@ -115,7 +118,9 @@ def find_page(
     """
     limit = query.limit or get_settings().DEFAULT_LIMIT
     wanted = query.offset + limit + 1
-    fetch = wanted * POINTS_PER_PRODUCT
+    fetch = POINTS_AT_FIRST
+    while fetch < wanted * POINTS_PER_PRODUCT:
+        fetch *= 4
     while True:
         with timer("store"):
             points = store.query(vector, query.filters, limit=fetch, score_threshold=threshold)
