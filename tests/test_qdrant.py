@@ -264,6 +264,27 @@ def test_alias__moves_in_one_request(server: FakeQdrant) -> None:
     assert server.engine.get_aliases().aliases[0].collection_name == "shop_2"
 
 
+def test_grpc__takes_every_request(server: FakeQdrant) -> None:
+    """Nobody answers, but the requests are built: what the client can't say in gRPC would fail before it calls."""
+    store = make_store(server, prefer_grpc=True, retries=0)
+    store._connection._options["grpc_port"] = 1
+    collection = store._collection
+    calls: list[Callable[[], Any]] = [
+        collection._create,
+        collection.drop,
+        lambda: collection.set_position(Position("a", 1)),
+        lambda: collection._create_index("price", "float", replaces=False),
+        lambda: collection.write("change", lambda client: client.update_collection("shop", **store.tuning.update())),
+        lambda: store.delete_through([make_points(1)[0].id], seq=7),
+        lambda: store.scroll_slice(make_points(1)[0].id, limit=3),
+        lambda: store.query_batch(unit_vectors(1), Filters(is_main=True), limit=3),
+    ]
+    for call in calls:
+        with pytest.raises(StoreUnavailable, match="UNAVAILABLE"):
+            call()
+    assert server.requests == []
+
+
 # The whole way
 
 

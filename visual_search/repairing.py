@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 
 from django.db.models import QuerySet
 
@@ -23,31 +24,48 @@ logger = logging.getLogger(__name__)
 
 SLICE = 1000  # ids compared at once: one request and one query
 COMPARE_SECONDS = 1.0  # of each minute's sweep while nothing is known to be wrong
-REPAIR_SECONDS = 45.0  # while the counts differ; far below the time that a task may take
+REPAIR_SECONDS = 45.0  # once something is; far below the time that a task may take
 
 
 def repair_shared_store(version: IndexVersion) -> int:
     """Compare some of the points, going on where the last sweep ended. Return how many were wrong.
 
-    More is compared at once while store and table differ in number. Nothing is compared while the feed lags or
-    another process feeds.
+    More is compared at once when the numbers of points and rows differ, or a wrong point was found. Nothing is
+    compared while the feed lags or another process feeds.
     """
     store = as_shared(store_for(version))
     if store is None:
         return 0
+    repaired = 0
     try:
         with leases.hold(version) as lease:
             state, position = feed.first_state(), leases.trusted(version, store.position())
             if lease is None or position != Position(str(state.epoch), state.last_seq):
                 return 0
-            seconds = COMPARE_SECONDS if _is_complete(version, store) else REPAIR_SECONDS
-            repaired = _repair(version, store, lease, through=state.last_seq, seconds=seconds)
+            for some in _repair(version, store, lease, through=state.last_seq):
+                repaired += some
     except Unavailable as error:
         logger.warning("The store could not be compared with the table: %s", error)
-        return 0
     if repaired:
         logger.warning("The store of version %s had %d wrong points; they were mended", version.pk, repaired)
     return repaired
+
+
+def _repair(version: IndexVersion, store: SharedStore, lease: Lease, *, through: int) -> Iterator[int]:
+    """Mend slice by slice until the last one or the time is over; yield how many points of each were wrong."""
+    began = time.monotonic()
+    compared_through = leases.row_of(version).compared_through
+    start = str(compared_through) if compared_through else None
+    # Counted when a round begins, not each minute: with many millions of rows it takes the database long.
+    is_wrong = start is None and not _is_complete(version, store)
+    while True:
+        lease.renew()
+        repaired, start = repair_slice(version, store, start, through=through)
+        lease.record_comparison(start)
+        yield repaired
+        is_wrong = is_wrong or repaired > 0
+        if start is None or time.monotonic() - began >= (REPAIR_SECONDS if is_wrong else COMPARE_SECONDS):
+            return
 
 
 def _is_complete(version: IndexVersion, store: SharedStore) -> bool:
@@ -55,20 +73,6 @@ def _is_complete(version: IndexVersion, store: SharedStore) -> bool:
     if stored != wanted:
         logger.warning("The store of version %s holds %d points, the table %d", version.pk, stored, wanted)
     return stored == wanted
-
-
-def _repair(version: IndexVersion, store: SharedStore, lease: Lease, *, through: int, seconds: float) -> int:
-    deadline = time.monotonic() + seconds
-    compared_through = leases.row_of(version).compared_through
-    start = str(compared_through) if compared_through else None
-    repaired = 0
-    while True:
-        lease.renew()
-        some, start = repair_slice(version, store, start, through=through)
-        repaired += some
-        lease.record_comparison(start)
-        if start is None or time.monotonic() >= deadline:
-            return repaired
 
 
 def repair_slice(
@@ -92,11 +96,13 @@ def repair_slice(
 def _mend(
     version: IndexVersion, store: SharedStore, stored: dict[str, int], wanted: dict[str, int], through: int
 ) -> int:
-    # Of another history if newer than the table: writes are conditional on the seq, so it has to go first.
     ghosts = [point for point, seq in stored.items() if point not in wanted or seq > wanted[point]]
     lacking = [point for point, seq in wanted.items() if seq <= through and stored.get(point) != seq]
-    if ghosts:
-        store.delete_through(ghosts, seq=max(stored[point] for point in ghosts))
+    if ours := [point for point in ghosts if stored[point] <= through]:
+        store.delete_through(ours, seq=through)
+    if foreign := [point for point in ghosts if stored[point] > through]:
+        # Of another history. Writes are conditional on the seq, so they have to go before what stands in the table.
+        store.delete_through(foreign, seq=max(stored[point] for point in foreign))
     if lacking:
         rows = list(_living(version).filter(id__in=lacking).order_by("seq"))
         if rows:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from visual_search.exceptions import ConfigurationError, DimensionMismatch, StoreUnavailable
+from visual_search.exceptions import ConfigurationError, StoreUnavailable
 from visual_search.stores import mapping
 from visual_search.stores.base import FieldKind, Filters, Hit, Point, Position, Range, check_vectors
+from visual_search.stores.collection import Collection
 from visual_search.stores.connection import Connection, engine_models
 from visual_search.stores.tuning import Concept, Tuning
 
@@ -19,15 +19,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from qdrant_client import QdrantClient
 
-logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 POINTS_PER_REQUEST = 200  # Qdrant's advice is 100 to 256
 QUERIES_PER_REQUEST = 100
 BYTES_PER_REQUEST = 5_000_000
 BYTES_PER_NUMBER = 24  # the longest float32 as JSON
-POSITION_KEY = "visual_search"  # in the collection's metadata
-OPTIONS_KEY = "visual_search_options"
 
 
 class QdrantStore:
@@ -92,129 +89,42 @@ class QdrantStore:
             retries=retries,
             backoff_seconds=backoff_seconds,
         )
-
-    @property
-    def place(self) -> str:
-        return self._connection.place
+        self._collection = Collection(
+            name,
+            dim,
+            fields=fields,
+            tuning=self.tuning,
+            connection=self._connection,
+            timeout=timeout,
+            write_timeout=write_timeout,
+        )
 
     # The collection
 
+    @property
+    def place(self) -> str:
+        return self._collection.place
+
     def ensure(self) -> None:
-        info = self._info()
-        if info is None:
-            self._create()
-            info = self._info()
-        if info is None:
-            raise StoreUnavailable(f"Collection {self.name!r} at {self.place} was dropped while it was opened.")
-        stored = getattr(info.config.params.vectors, "size", None)
-        if stored != self.dim:
-            raise DimensionMismatch(
-                f"Collection {self.name!r} at {self.place} holds {stored}-dimensional vectors; "
-                f"{self.dim} dimensions were wanted. Run `manage.py reset_index`."
-            )
-        self._ensure_indexes(info)
-        self._ensure_tuning(info)
+        self._collection.ensure()
 
     def reset(self) -> None:
-        self.drop()
-        self._create()
+        self._collection.reset()
 
     def drop(self) -> None:
-        self._write("drop", lambda client: client.delete_collection(self.name, timeout=self._write_timeout))
+        self._collection.drop()
 
     def close(self) -> None:
         self._connection.close()
 
     def point_alias(self, alias: str) -> None:
-        aliases = self._read("read the aliases of", lambda client: client.get_aliases()).aliases
-        named = {known.alias_name: known.collection_name for known in aliases}
-        if named.get(alias) == self.name:
-            return
-        models = engine_models()
-        steps: list[Any] = []
-        if alias in named:
-            steps.append(models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias)))
-        target = models.CreateAlias(collection_name=self.name, alias_name=alias)
-        steps.append(models.CreateAliasOperation(create_alias=target))
-        self._write(
-            f"point the alias {alias!r} to",
-            lambda client: client.update_collection_aliases(steps, timeout=self._write_timeout),
-        )
+        self._collection.point_alias(alias)
 
-    def _info(self) -> Any:
-        """Return what the server says of the collection, or None where it is missing."""
-        return self._read(
-            "look at",
-            lambda client: client.get_collection(self.name) if client.collection_exists(self.name) else None,
-        )
+    def position(self) -> Position | None:
+        return self._collection.position()
 
-    def _create(self) -> None:
-        """Create the collection with its payload indexes: on a full collection they would take long."""
-
-        def create(client: QdrantClient) -> None:
-            try:
-                client.create_collection(
-                    self.name,
-                    **self.tuning.creation(self.dim),
-                    metadata={OPTIONS_KEY: self.tuning.kept()},
-                    timeout=self._write_timeout,
-                )
-            except Exception:
-                if not client.collection_exists(self.name):  # otherwise another process was faster
-                    raise
-
-        self._write("create", create)
-        info = self._info()
-        if info is not None:
-            if not info.config.metadata:
-                raise StoreUnavailable(
-                    f"The server at {self.place} keeps no metadata of collections: Qdrant 1.16 or newer is wanted."
-                )
-            self._ensure_indexes(info)
-
-    def _ensure_indexes(self, info: Any) -> None:
-        """Create payload indexes that are missing or of another type: strict mode refuses to filter without them."""
-        if self._is_local:
-            return  # local mode has none, and warns
-        wrong = self._wrong_indexes(info)
-        for key, (index_type, existing) in wrong.items():
-            self._create_index(key, index_type, replaces=existing is not None)
-        if wrong and (left := self._wrong_indexes(self._info())):
-            logger.warning("Collection %r at %s still lacks the payload indexes %s", self.name, self.place, list(left))
-
-    def _create_index(self, key: str, index_type: str, *, replaces: bool) -> None:
-        schema = engine_models().PayloadSchemaType(index_type)
-
-        def create(client: QdrantClient) -> None:
-            if replaces:
-                client.delete_payload_index(self.name, key, wait=True, timeout=self._write_timeout)
-            client.create_payload_index(self.name, key, schema, wait=True, timeout=self._write_timeout)
-
-        self._write(f"index {key!r} in", create)
-
-    def _wrong_indexes(self, info: Any) -> dict[str, tuple[str, str | None]]:
-        """Return each wanted index that is not there: its type, and the type that stands there instead."""
-        existing = {key: index.data_type.value for key, index in info.payload_schema.items()} if info else {}
-        wanted = {mapping.SEQ: "integer", **mapping.payload_indexes(self.fields)}
-        return {key: (kind, existing.get(key)) for key, kind in wanted.items() if existing.get(key) != kind}
-
-    def _ensure_tuning(self, info: Any) -> None:
-        """Bring a collection that was made with other options to these; the server does the work in the background."""
-        kept, wanted = (info.config.metadata or {}).get(OPTIONS_KEY), self.tuning.kept()
-        if kept == wanted:
-            return
-        made = (kept or {}).get("cluster", {}).get("shard_number")
-        if made != wanted["cluster"]["shard_number"]:
-            logger.warning("Collection %r keeps its shards: `manage.py reset_index` makes it anew", self.name)
-        try:
-            self._write(
-                "change the options of",
-                lambda client: client.update_collection(
-                    self.name, **self.tuning.update(), metadata={OPTIONS_KEY: wanted}, timeout=self._write_timeout
-                ),
-            )
-        except StoreUnavailable as error:  # it waits for running optimizations; searching and feeding go on
-            logger.warning("%s The next feed tries again.", error)
+    def set_position(self, position: Position) -> None:
+        self._collection.set_position(position)
 
     # Points
 
@@ -266,7 +176,7 @@ class QdrantStore:
         row = check_vectors(vector, self.dim)[0]
         if limit < 1:
             return []
-        answer = self._read(
+        answer = self._collection.read(
             "query",
             lambda client: client.query_points(
                 self.name,
@@ -300,7 +210,7 @@ class QdrantStore:
         return [[mapping.to_hit(point) for point in answer.points] for answer in answers]
 
     def _query_some(self, requests: Sequence[Any]) -> list[Any]:
-        return self._read(
+        return self._collection.read(
             "query", lambda client: client.query_batch_points(self.name, requests=requests, timeout=self._timeout)
         )
 
@@ -309,7 +219,7 @@ class QdrantStore:
         return [mapping.to_point(record) for some in parts for record in self._retrieve_some(some)]
 
     def _retrieve_some(self, ids: Sequence[str]) -> list[Any]:
-        return self._read(
+        return self._collection.read(
             "read from",
             lambda client: client.retrieve(
                 self.name, list(ids), with_payload=True, with_vectors=True, timeout=self._timeout
@@ -325,7 +235,7 @@ class QdrantStore:
                 return
 
     def scroll_slice(self, start: str | None, *, limit: int) -> tuple[list[tuple[str, int]], str | None]:
-        records, following = self._read(
+        records, following = self._collection.read(
             "read from",
             lambda client: client.scroll(
                 self.name,
@@ -340,7 +250,7 @@ class QdrantStore:
         return page, None if following is None else str(following)
 
     def count(self, filters: Filters | None = None) -> int:
-        counted = self._read(
+        counted = self._collection.read(
             "count in",
             lambda client: client.count(
                 self.name, count_filter=_engine_filter(filters), exact=True, timeout=self._timeout
@@ -349,7 +259,7 @@ class QdrantStore:
         return counted.count
 
     def facet(self, name: str, filters: Filters, *, limit: int = 50) -> dict[str | bool, int]:
-        counted: Any = self._read(
+        counted: Any = self._collection.read(
             "count values in",
             lambda client: client.facet(
                 self.name,
@@ -369,7 +279,7 @@ class QdrantStore:
         return None if lowest is None or highest is None else Range(lowest, highest)
 
     def _first_value(self, name: str, filters: Filters, direction: Any) -> float | None:
-        records, _ = self._read(
+        records, _ = self._collection.read(
             "find the bounds in",
             lambda client: client.scroll(
                 self.name,
@@ -391,39 +301,15 @@ class QdrantStore:
                 "place": self.place,
                 "status": info.status.value,
                 "points": info.points_count,
-                "missing_indexes": [] if self._is_local else list(self._wrong_indexes(info)),
+                "missing_indexes": [] if self._is_local else list(self._collection.wrong_indexes(info)),
             }
 
-        return self._read("look at", look)
-
-    # The position
-
-    def position(self) -> Position | None:
-        info = self._info()
-        kept = (info.config.metadata or {}).get(POSITION_KEY) if info is not None else None
-        return Position(str(kept["epoch"]), int(kept["seq"])) if kept else None
-
-    def set_position(self, position: Position) -> None:
-        kept = {POSITION_KEY: {"epoch": position.epoch, "seq": position.seq}}
-        self._write(
-            "write the position of",
-            lambda client: client.update_collection(self.name, metadata=kept, timeout=self._write_timeout),
-        )
-
-    # Calls
-
-    def _read(self, attempt: str, work: Callable[[QdrantClient], T]) -> T:
-        """Call while somebody waits: no attempt begins when the time for one is over."""
-        return self._connection.call(f"{attempt} collection {self.name!r}", work, patience_seconds=self._timeout)
-
-    def _write(self, attempt: str, work: Callable[[QdrantClient], T]) -> T:
-        """Call while nobody waits: every attempt is made. All writes may be repeated without harm."""
-        return self._connection.call(f"{attempt} collection {self.name!r}", work, patience_seconds=float("inf"))
+        return self._collection.read("look at", look)
 
     def _change(self, attempt: str, work: Callable[[QdrantClient, dict[str, Any]], Any]) -> None:
         """Write points. Raises StoreUnavailable too where the server took them, but they can't be searched yet."""
         how = {"timeout": self._write_timeout, "ordering": self.tuning.ordering()}
-        result = self._write(attempt, lambda client: work(client, how))
+        result = self._collection.write(attempt, lambda client: work(client, how))
         if result.status.value == "wait_timeout":
             raise StoreUnavailable(
                 f"Collection {self.name!r} at {self.place} took a write, but did not apply it within "
