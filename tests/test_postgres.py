@@ -18,7 +18,7 @@ import pytest
 from tests.conftest import lacks
 
 ROOT = Path(__file__).parent.parent
-SUITE = ["test_concurrency.py", "test_indexing.py", "test_marks.py", "test_search.py"]
+SUITE = ["test_concurrency.py", "test_indexing.py", "test_marks.py", "test_search.py", "test_shared_feed.py"]
 
 
 @pytest.fixture

@@ -73,9 +73,9 @@ def store(version: IndexVersion, client: QdrantClient) -> PausingStore:
     return PausingStore(name=f"shop_v{version.pk}", dim=DIM, fields={}, client=client)
 
 
-def write(version: IndexVersion, *keys: str, is_gone: bool = False) -> None:
+def write(version: IndexVersion, *keys: str, is_gone: bool = False, dim: int = DIM) -> None:
     """Commit embeddings, or their tombstones, as a drain does."""
-    vectors = np.random.default_rng(len(keys)).normal(size=(len(keys), DIM))
+    vectors = np.random.default_rng(len(keys)).normal(size=(len(keys), dim))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     rows = [
         Embedding(
