@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +19,12 @@ from tests.test_stores import DIM, EVERYTHING, FIELDS, make_point, make_points, 
 from visual_search import components, feed
 from visual_search.exceptions import ConfigurationError, DimensionMismatch, StoreUnavailable
 from visual_search.models import Embedding
+from visual_search.stores import tuning
 from visual_search.stores.base import Filters, Position
 from visual_search.stores.qdrant import BYTES_PER_REQUEST, QdrantStore
 from visual_search.verifying import verify
 
+ROOT = Path(__file__).parent.parent
 INDEXES = {
     "_main": "bool", "_seq": "integer", "category": "keyword", "tags": "keyword", "price": "float", "sizes": "float",
     "on_sale": "bool",
@@ -141,6 +146,17 @@ def test_wrong_option__is_named_when_the_store_is_made(options: dict[str, Any], 
         QdrantStore(name="shop", dim=DIM, fields={}, url="http://127.0.0.1:1", **options)
 
 
+def test_documents__name_every_option() -> None:
+    told = (ROOT / "docs" / "qdrant.md").read_text()
+    options = set(inspect.signature(QdrantStore).parameters) - {"name", "dim", "fields", "location", "client"}
+    assert options >= set(tuning.DEFAULTS)
+    for name in options:
+        assert f"| `{name}` |" in told
+    for values in tuning.DEFAULTS.values():
+        for key, value in values.items():
+            assert (f'"{key}": {json.dumps(value)}' in told.replace("True", "true")) if value else (f"`{key}`" in told)
+
+
 # Faults
 
 
@@ -240,8 +256,11 @@ def test_server_that_keeps_no_metadata__is_too_old(server: FakeQdrant) -> None:
         return answer(method, name, {**body, "metadata": None} if body else body)
 
     server._collection = without_metadata  # type: ignore[method-assign]
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match=r"Qdrant 1\.16 or newer is wanted"):
+            make_store(server).ensure()
     with pytest.raises(StoreUnavailable, match=r"Qdrant 1\.16 or newer is wanted"):
-        make_store(server).ensure()
+        make_store(server).reset()
 
 
 def test_write_that_was_taken_but_not_applied__is_not_taken_for_done(server: FakeQdrant) -> None:

@@ -17,7 +17,7 @@ import pytest
 from django.core.management import call_command
 from qdrant_client import QdrantClient
 
-from visual_search import claims, components, feed, leases, repairing, versions
+from visual_search import claims, components, feed, leases, repairing, sweeping, versions
 from visual_search.exceptions import LeaseLost
 from visual_search.models import Embedding, FeedLease, FeedState, IndexVersion, point_id
 from visual_search.stores.base import Point, Position
@@ -47,6 +47,10 @@ class PausingStore(QdrantStore):
     def delete_through(self, ids: Sequence[str], *, seq: int) -> None:
         self._pause("delete")
         super().delete_through(ids, seq=seq)
+
+    def reset(self) -> None:
+        self._pause("reset")
+        super().reset()
 
     def set_position(self, position: Position) -> None:
         self._pause("set_position")
@@ -245,6 +249,26 @@ def test_position_that_a_paused_feeder_set_ahead_of_one_that_began_anew__is_not_
     FeedLease.objects.update(seq=0)  # another feeder began anew and was killed
     store.set_position(Position(str(FeedState.objects.get().epoch), 2))  # the paused one wakes
     assert feed_now(version) == 2
+    assert stored(version) == table(version)
+
+
+def test_paused_feeder_that_empties_a_store_filled_since__is_noticed_by_the_next_feed(
+    version: IndexVersion, store: PausingStore
+) -> None:
+    write(version, "1", "2")
+    feed_now(version)
+    FeedState.objects.update(epoch=uuid.uuid4())
+    store.meanwhile["reset"] = lambda: take_over(version)
+    with pytest.raises(LeaseLost):
+        feed.catch_up(version, store)
+    assert stored(version) == {}
+    assert feed_now(version) == 2
+    assert stored(version) == table(version)
+
+
+def test_rows_of_a_worker_killed_before_it_fed_them__are_fed_by_the_sweep(version: IndexVersion) -> None:
+    write(version, "1", "2")
+    sweeping.sweep()
     assert stored(version) == table(version)
 
 

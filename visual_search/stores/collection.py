@@ -108,11 +108,15 @@ class Collection:
         self.write("create", create)
         info = self.info()
         if info is not None:
-            if not info.config.metadata:
-                raise StoreUnavailable(
-                    f"The server at {self.place} keeps no metadata of collections: Qdrant 1.16 or newer is wanted."
-                )
+            self._check_metadata(info)
             self._ensure_indexes(info)
+
+    def _check_metadata(self, info: Any) -> None:
+        """Without it there is no position, and such a server ignores the conditions of writes too."""
+        if not info.config.metadata:
+            raise StoreUnavailable(
+                f"The server at {self.place} keeps no metadata of collections: Qdrant 1.16 or newer is wanted."
+            )
 
     def _ensure_indexes(self, info: Any) -> None:
         """Create payload indexes that are missing or of another type: strict mode refuses to filter without them."""
@@ -158,6 +162,7 @@ class Collection:
             )
         except StoreUnavailable as error:  # it waits for running optimizations; searching and feeding go on
             logger.warning("%s The next feed tries again.", error)
+        self._check_metadata(self.info() or info)
 
     def position(self) -> Position | None:
         info = self.info()
