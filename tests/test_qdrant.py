@@ -139,6 +139,7 @@ def test_requests__stay_below_the_limit_and_carry_the_condition(server: FakeQdra
     [
         ({"hnsw": {"ef_contruct": 1}}, "'hnsw' has no key 'ef_contruct'. Did you mean 'ef_construct'?"),
         ({"cluster": 3}, "'cluster' is 3; a dict was wanted"),
+        ({"timeout": 0.5}, "'timeout' is 0.5; whole seconds"),
     ],
 )
 def test_wrong_option__is_named_when_the_store_is_made(options: dict[str, Any], message: str) -> None:

@@ -64,6 +64,9 @@ class QdrantStore:
         """
         if not (url or location or client):
             raise ConfigurationError("QdrantStore needs a 'url', for example 'http://localhost:6333'.")
+        for option, seconds in {"timeout": timeout, "write_timeout": write_timeout}.items():
+            if not isinstance(seconds, int) or seconds < 1:  # Qdrant takes whole seconds
+                raise ConfigurationError(f"The store's {option!r} is {seconds!r}; whole seconds from 1 on were wanted.")
         self.name = name
         self.dim = dim
         self.fields = dict(fields)
