@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,8 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 from django.core.management import call_command
+from django.db import connection
 from qdrant_client import QdrantClient
 
+from tests.qdrant_server import FakeQdrant
 from visual_search import claims, components, feed, leases, repairing, sweeping, versions
 from visual_search.exceptions import LeaseLost
 from visual_search.models import Embedding, FeedLease, FeedState, IndexVersion, point_id
@@ -401,7 +404,7 @@ def test_alias__is_pointed_to_the_first_version_and_follows_the_active_one(
     assert alias_of(client) == {"shop": f"shop_v{second.pk}"}
 
 
-# A feeder that is killed
+# Feeders as processes: killed, and stopped for longer than their lease
 
 FEEDER = """
     import os, sys
@@ -418,9 +421,9 @@ FEEDER = """
     from visual_search.stores.qdrant import QdrantStore
 
     feed.PAGE, leases.LEASE_SECONDS = 10, 2
-    backend = {
-        "BACKEND": "visual_search.stores.qdrant.QdrantStore", "OPTIONS": {"client": QdrantClient(path=sys.argv[1])}
-    }
+    place = sys.argv[1]
+    options = {"url": place} if place.startswith("http") else {"client": QdrantClient(path=place)}
+    backend = {"BACKEND": "visual_search.stores.qdrant.QdrantStore", "OPTIONS": options}
     override_settings(VISUAL_SEARCH=settings.VISUAL_SEARCH | {"STORE": backend}).enable()
     call_command("migrate", verbosity=0)
     version = IndexVersion.objects.first()
@@ -449,15 +452,65 @@ NEXT = """
 """
 
 
+STOPPED = """
+    feed.feed_shared_store(version)
+"""
+TAKES_OVER = """
+    write(version, "1", "25", "33")
+    write(version, "2", is_gone=True)
+    assert feed.catch_up(version, store, wait_seconds=20) == 17  # from seq 20 on; two of those rows have newer seqs
+    assert dict(store.scroll()) == table(version) and store.position().seq == 39
+"""
+AFTERWARDS = """
+    assert store.position().seq == 39 and feed.catch_up(version, store) == 0
+    repairing.repair_shared_store(version)
+    assert dict(store.scroll()) == table(version) and len(table(version)) == 34
+"""
+
+
+def start(script: str, place: object, folder: Path) -> subprocess.Popen[str]:
+    environment = os.environ | {"SHOP_STATE_DIR": str(folder), "TEST_STATE_DIR": str(folder)}
+    command = [sys.executable, "-c", textwrap.dedent(FEEDER) + textwrap.dedent(script), str(place)]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def run(script: str, place: object, folder: Path) -> str:
+    process = start(script, place, folder)
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return out
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="the processes make a SQLite database of their own")
 def test_feeder_killed_between_points_and_position__is_followed_by_one_that_goes_on(tmp_path: Path) -> None:
-    environment = os.environ | {"SHOP_STATE_DIR": str(tmp_path), "TEST_STATE_DIR": str(tmp_path)}
+    killed = start(KILLED, tmp_path / "qdrant", tmp_path)
+    killed.communicate(timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    assert run(NEXT, tmp_path / "qdrant", tmp_path).split() == ["15", "0"]
 
-    def run(script: str) -> subprocess.CompletedProcess[str]:
-        code = textwrap.dedent(FEEDER) + textwrap.dedent(script)
-        command = [sys.executable, "-c", code, str(tmp_path / "qdrant")]
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
 
-    assert run(KILLED).returncode == -signal.SIGKILL
-    done = run(NEXT)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["15", "0"]
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="the processes make a SQLite database of their own")
+def test_feeder_stopped_for_longer_than_its_lease__changes_nothing_when_it_goes_on(tmp_path: Path) -> None:
+    server = FakeQdrant()
+    stopped = threading.Event()
+
+    def stop_at_third_page() -> None:
+        if len(server.asked("PUT", "/points")) == 3 and not stopped.is_set():
+            os.kill(feeder.pid, signal.SIGSTOP)
+            stopped.set()
+
+    server.fault = stop_at_third_page
+    feeder = start(STOPPED, server.url, tmp_path)
+    try:
+        assert stopped.wait(60)
+        run(TAKES_OVER, server.url, tmp_path)
+        os.kill(feeder.pid, signal.SIGCONT)
+        _, errors = feeder.communicate(timeout=60)
+        assert "Another process feeds the store" in errors
+        run(AFTERWARDS, server.url, tmp_path)
+    finally:
+        feeder.kill()
+        feeder.communicate()
+        server.close()
