@@ -14,6 +14,7 @@ from django.db import connection, connections, transaction
 from django.utils import timezone
 
 from example_shop.models import Brand, Category, Product
+from tests.qdrant_server import FakeQdrant
 from tests.reference_store import ReferenceStore
 from tests.tiny_checkpoints import tiny_clip
 from visual_search import building, claims, feed, indexing, tasks, versions
@@ -293,3 +294,32 @@ def test_drains_saves_builds_and_switches_at_once__lose_no_change(make_product: 
     assert verify().differences == []
     prices = {row.payload["price"] for row in Embedding.objects.filter(vector__isnull=False)}
     assert prices == {15.0}
+
+
+def test_two_feeders_of_a_shared_store__keep_apart_and_miss_nothing(
+    version: Any, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.test_shared_feed import position_of, stored, table, write
+    from visual_search.components import store_for
+
+    monkeypatch.setattr(feed, "PAGE", 7)
+    server = FakeQdrant()
+    backend = "visual_search.stores.qdrant.QdrantStore"
+    options = {"url": server.url, "timeout": 30}
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"STORE": {"BACKEND": backend, "OPTIONS": options}}
+    dim = version.dim
+
+    def save(worker: int) -> None:
+        for turn in range(15):
+            keys = [str((worker * 7 + turn * step) % 40) for step in (1, 2, 3)]
+            with transaction.atomic():
+                write(version, *dict.fromkeys(keys), is_gone=turn % 4 == 3, dim=dim)
+            feed.feed_shared_store(version)  # as a drain does; the other one may have the lease
+
+    try:
+        at_once(lambda: save(1), lambda: save(2), lambda: save(3))
+        assert stored(version) == table(version)
+        assert position_of(version) == FeedState.objects.get().last_seq
+    finally:
+        server.close()
+        store_for(version).close()

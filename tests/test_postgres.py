@@ -11,7 +11,8 @@ from tests import servers
 
 ROOT = Path(__file__).parent.parent
 SUITE = [
-    "test_concurrency.py", "test_indexing.py", "test_marks.py", "test_search.py", "test_sharing.py", "test_versions.py",
+    "test_concurrency.py", "test_indexing.py", "test_marks.py", "test_search.py", "test_shared_feed.py",
+    "test_sharing.py", "test_versions.py",
 ]  # fmt: skip
 
 

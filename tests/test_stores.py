@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.qdrant_server import FakeQdrant
 from tests.reference_store import ReferenceStore, is_match, values_of
 from visual_search.exceptions import ConfigurationError, DimensionMismatch, InvalidVector, StoreUnavailable
 from visual_search.stores.base import FieldKind, Filters, Hit, Point, Position, Range, VectorStore
@@ -76,11 +77,13 @@ def make_points(count: int) -> list[Point]:
         "reference",
         "edge",
         "qdrant-memory",
+        "qdrant-http",
         *(["qdrant-server"] if SERVER_URL else []),
     ]
 )
 def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeStore]:
     made: list[VectorStore] = []
+    server = FakeQdrant() if request.param == "qdrant-http" else None
 
     def make(**changes: Any) -> VectorStore:
         options = {"name": f"test-{uuid.uuid4().hex}", "dim": DIM, "fields": FIELDS, **changes}
@@ -91,6 +94,8 @@ def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeS
                 store = EdgeStore(folder=tmp_path, **options)
             case "qdrant-memory":
                 store = QdrantStore(location=":memory:", **options)
+            case "qdrant-http" if server is not None:
+                store = QdrantStore(url=server.url, timeout=30, **options)
             case _:
                 store = QdrantStore(url=SERVER_URL, api_key=os.environ.get("QDRANT_API_KEY"), timeout=30, **options)
         made.append(store)
@@ -101,6 +106,8 @@ def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeS
         if request.param == "qdrant-server":
             drop_collection(store)
         store.close()
+    if server is not None:
+        server.close()
 
 
 @pytest.fixture

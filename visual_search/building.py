@@ -26,11 +26,13 @@ from visual_search.marks import mark_keys
 from visual_search.models import Embedding, FeedState, IndexEntry, IndexVersion, first_row, index_fingerprint
 from visual_search.preparation import identity
 from visual_search.relations import in_slices
+from visual_search.stores.base import as_shared
 from visual_search.versions import find_active
 
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 1  # between looks at products that another process has claimed
+WAIT_SECONDS = 60  # for another process that feeds the same store
 ROWS_PER_DELETE = 1000
 State = IndexVersion.State
 Progress = Callable[[Result], object]
@@ -103,8 +105,8 @@ def switch(version: IndexVersion, *, progress: Progress | None = None) -> IndexV
     if version.state == State.ACTIVE:
         raise ConfigurationError(f"Version {version.pk} is active already.")
     build(version, progress=progress)
-    if store_for(version).is_shared:
-        feed.catch_up(version, store_for(version))
+    if shared := as_shared(store_for(version)):
+        feed.catch_up(version, shared, wait_seconds=WAIT_SECONDS)
     with transaction.atomic(using=database):
         first_row(FeedState, database)
         FeedState.objects.using(database).select_for_update().get(pk=1)
@@ -117,6 +119,8 @@ def switch(version: IndexVersion, *, progress: Progress | None = None) -> IndexV
         # What fell behind since the build is the drain's from now on.
         late = IndexEntry.objects.using(database).filter(version=version, state=IndexEntry.State.PENDING)
         mark_keys(list(late.values_list("key", flat=True)))
+    if shared:
+        feed.point_alias(version, shared)
     logger.info("Index version %s (%s) is active; it was %s.", version.pk, version.checkpoint, active.pk)
     return active
 

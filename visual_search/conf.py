@@ -53,7 +53,7 @@ class Settings:
     )
     """`{"BACKEND": dotted path, "OPTIONS": {…}}`, as Django's own backends are declared."""
     COLLECTION: str = "visual_search"
-    """Prefix of collection names; two shops on one server need two."""
+    """Prefix of collection names, and the alias that names the active one; two shops on one server need two."""
 
     # Queue
     QUEUE_CLUSTER: str = "embedding"

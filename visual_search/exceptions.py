@@ -100,6 +100,10 @@ class StoreUnavailable(Unavailable):
     code = "store_unavailable"
 
 
+class LeaseLost(StoreUnavailable):
+    """Another process feeds the store now; what this one was about to write is left to it."""
+
+
 class DimensionMismatch(Unavailable):
     """Vectors of one length were given to a store that holds another."""
 

@@ -10,11 +10,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from visual_search import leases
 from visual_search.catalog import get_catalog
 from visual_search.components import store_for
+from visual_search.conf import get_settings
 from visual_search.exceptions import Unavailable
+from visual_search.leases import Lease
 from visual_search.models import Embedding, FeedState, IndexVersion, first_row
-from visual_search.stores.base import Point, Position, VectorStore
+from visual_search.stores.base import Point, Position, SharedStore, VectorStore, as_shared
+from visual_search.versions import find_active
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,13 +31,16 @@ _locks: WeakKeyDictionary[VectorStore, threading.Lock] = WeakKeyDictionary()
 _locks_lock = threading.Lock()
 
 
-def catch_up(version: IndexVersion, store: VectorStore) -> int:
+def catch_up(version: IndexVersion, store: VectorStore, *, wait_seconds: float = 0) -> int:
     """Bring the store up to date and return how many rows were fed.
 
     A store without a position, of another epoch, ahead of the table (a restored database) or so far behind
-    that tombstones were pruned since, is emptied and fed from the start. While one thread of a process feeds,
-    the others query what is there; only an empty store makes them wait.
+    that tombstones were pruned since, is emptied and fed from the start. While one thread of a process feeds its
+    own store, the others query what is there; only an empty one makes them wait. A shared store is fed by one process
+    at a time; wait_seconds: how long to wait for another one.
     """
+    if shared := as_shared(store):
+        return _catch_up_shared(version, shared, wait_seconds)
     state = first_state()
     position = store.position()
     if position is not None and position == Position(str(state.epoch), state.last_seq):
@@ -42,49 +49,104 @@ def catch_up(version: IndexVersion, store: VectorStore) -> int:
     if not lock.acquire(blocking=position is None):
         return 0
     try:
-        return _feed(version, store, first_state())
+        return _feed(version, store, first_state(), store.position())
     finally:
         lock.release()
 
 
 def feed_shared_store(version: IndexVersion) -> None:
     """Feed the store that all processes share; one that does not answer is fed by a later sweep."""
-    store = store_for(version)
-    if not store.is_shared:
+    store = as_shared(store_for(version))
+    if store is None:
         return
     try:
         catch_up(version, store)
+        point_alias(version, store)
     except Unavailable as error:
         logger.warning("The store could not be fed: %s", error)
 
 
-def _feed(version: IndexVersion, store: VectorStore, state: FeedState) -> int:
+def point_alias(version: IndexVersion, store: SharedStore) -> None:
+    """Let the alias for outsiders, named as COLLECTION says, follow the active version."""
+    active = find_active()
+    if active is None or active.pk != version.pk:
+        return
+    try:
+        store.point_alias(get_settings().COLLECTION)
+    except Unavailable as error:  # searches don't need it
+        logger.warning("%s", error)
+
+
+def _catch_up_shared(version: IndexVersion, store: SharedStore, wait_seconds: float) -> int:
+    fed = 0
+    while True:
+        state = first_state()
+        if leases.trusted(version, store.position()) == Position(str(state.epoch), state.last_seq):
+            return fed
+        with leases.hold(version, wait_seconds=wait_seconds) as lease:
+            if lease is None:
+                return fed
+            fed += _feed(version, store, state, leases.trusted(version, store.position()), lease)
+        # Again after the lease was given back: who committed meanwhile may have found it taken and gone away.
+        newer = first_state()
+        if (newer.epoch, newer.last_seq) == (state.epoch, state.last_seq):
+            return fed
+
+
+def _feed(
+    version: IndexVersion, store: VectorStore, state: FeedState, position: Position | None, lease: Lease | None = None
+) -> int:
     started = time.perf_counter()
-    position = store.position()
     epoch = str(state.epoch)
     must_start_over = (
         position is None or position.epoch != epoch or not state.pruned_through <= position.seq <= state.last_seq
     )
     store.ensure()
-    if must_start_over and (position is not None or store.count()):  # a killed feeder leaves points without a position
-        store.reset()
+    if must_start_over:
+        _start_over(store, epoch, lease, is_fresh=position is None)
     after = 0 if must_start_over or position is None else position.seq
     fed = 0
     for rows in _pages(version, after=after, through=state.last_seq):
-        alive = [row for row in rows if row.vector is not None]
-        # From the start there is nothing to delete; later, deleting first frees ids that come back.
-        if not must_start_over and len(alive) < len(rows):
-            store.delete([str(row.id) for row in rows if row.vector is None])
-        if alive:
-            store.upsert(points_of(alive, version.dim))
+        if lease is not None:
+            lease.renew()
+        write_rows(version, store, rows, is_empty=must_start_over)
         fed += len(rows)
         # A private store that starts over has no position before it is full: other threads wait for it.
         if store.is_shared or not must_start_over:
-            store.set_position(Position(epoch, rows[-1].seq))
-    store.set_position(Position(epoch, state.last_seq))
+            _set_position(store, Position(epoch, rows[-1].seq), lease)
+    _set_position(store, Position(epoch, state.last_seq), lease)
     if must_start_over or fed >= PAGE:
         logger.info("Fed %d rows to the store of version %s in %.1f s", fed, version.pk, time.perf_counter() - started)
     return fed
+
+
+def _start_over(store: VectorStore, epoch: str, lease: Lease | None, *, is_fresh: bool) -> None:
+    if lease is not None:
+        lease.record(Position(epoch, 0))  # first: no position that an older feeder writes later is believed
+    if not is_fresh or store.count():  # a killed feeder leaves points without a position
+        store.reset()
+
+
+def _set_position(store: VectorStore, position: Position, lease: Lease | None) -> None:
+    if lease is not None:
+        lease.record(position)
+    store.set_position(position)
+
+
+def write_rows(version: IndexVersion, store: VectorStore, rows: list[Embedding], *, is_empty: bool = False) -> None:
+    """Write one page of rows, read by one statement: tombstones delete, the others are upserted.
+
+    A store that started empty has nothing to delete; later, deleting first frees ids that come back.
+    """
+    alive = [row for row in rows if row.vector is not None]
+    gone = [str(row.id) for row in rows if row.vector is None]
+    if gone and not is_empty:
+        if shared := as_shared(store):  # this process may have been paused, and the ids come back since
+            shared.delete_through(gone, seq=rows[-1].seq)
+        else:
+            store.delete(gone)
+    if alive:
+        store.upsert(points_of(alive, version.dim))
 
 
 def _pages(version: IndexVersion, *, after: int, through: int) -> Iterator[list[Embedding]]:

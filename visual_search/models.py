@@ -151,6 +151,24 @@ class FeedState(models.Model):
         return f"{self.epoch} at {self.last_seq}"
 
 
+class FeedLease(models.Model):
+    """Who feeds the store that all processes share, and how far it came. One row a version."""
+
+    version = models.OneToOneField(IndexVersion, models.CASCADE, primary_key=True, related_name="feed_lease")
+    token = models.UUIDField(null=True, blank=True)
+    lease_until = models.DateTimeField(null=True, blank=True)
+    epoch = models.CharField(
+        max_length=36, blank=True, default="", help_text="Of the position; empty before the first."
+    )
+    seq = models.BigIntegerField(default=0, help_text="The position; the store keeps it too.")
+    compared_through = models.UUIDField(
+        null=True, blank=True, help_text="The sweep goes on comparing points with the table from here."
+    )
+
+    def __str__(self) -> str:
+        return f"{self.version_id} at {self.seq}"
+
+
 class QueueState(models.Model):
     """One row: what web, worker and sweep tell each other. Apart from FeedState, which finishing transactions lock."""
 

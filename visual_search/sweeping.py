@@ -12,7 +12,7 @@ from django.db import transaction
 from django.db.models import Exists, Max, OuterRef
 from django.db.models.functions import Now
 
-from visual_search import feed
+from visual_search import feed, repairing
 from visual_search.catalog import Catalog, get_catalog
 from visual_search.conf import get_settings
 from visual_search.indexing import UNREADABLE, digest_of
@@ -37,12 +37,13 @@ def sweep() -> dict[str, int]:
     """Sweep once. Return counts; `waiting` says whether a drain should be asked for."""
     database = get_catalog().database
     version = find_active()
-    report = {"retried": 0, "found": 0, "pruned": 0}
+    report = {"retried": 0, "found": 0, "pruned": 0, "repaired": 0}
     if version is not None:
         report["retried"] = mark_due_retries(version, database)
         report["found"] = mark_differences(version, database, seconds=get_settings().SWEEP_SECONDS)
         report["pruned"] = prune_tombstones(database)
         feed.feed_shared_store(version)
+        report["repaired"] = repairing.repair_shared_store(version)
     first_row(QueueState, database)
     QueueState.objects.using(database).filter(pk=1).update(swept_at=Now())
     report["waiting"] = int(IndexMark.objects.using(database).exists())

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from visual_search import feed
+from visual_search import feed, leases
 from visual_search.catalog import Catalog, CatalogImage, get_catalog
 from visual_search.components import embed_gallery, encoder_for, store_for
 from visual_search.exceptions import ImageUnreadable, Unavailable
@@ -159,7 +159,7 @@ def _compare_store(version: IndexVersion, database: str, report: Verification) -
     wanted = {str(pk): (seq, key) for pk, seq, key in rows.values_list("id", "seq", "product_key").iterator()}
     store = store_for(version)
     try:
-        feed.catch_up(version, store)
+        feed.catch_up(version, store, wait_seconds=2 * leases.LEASE_SECONDS)
         found = dict(store.scroll())
     except Unavailable as error:
         yield Difference("store", "", f"the store does not answer: {error}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import uuid
 
 from django.db import IntegrityError, transaction
 from django.db.models import QuerySet, Subquery
@@ -13,6 +14,7 @@ from visual_search.components import close_stores, gallery_preparation, get_enco
 from visual_search.conf import get_settings
 from visual_search.exceptions import IndexEmpty, IndexOutdated, Unavailable
 from visual_search.models import Embedding, FeedState, IndexEntry, IndexMark, IndexVersion, first_row, index_fingerprint
+from visual_search.stores.base import as_shared
 
 logger = logging.getLogger(__name__)
 
@@ -91,16 +93,22 @@ def ensure_active() -> IndexVersion:
         return get_active()
 
 
+def reset_feed() -> None:
+    """Begin another epoch: every store forgets what it holds and is fed from the table, without the encoder."""
+    database = get_catalog().database
+    first_row(FeedState, database)
+    FeedState.objects.using(database).filter(pk=1).update(epoch=uuid.uuid4())
+
+
 def reset_index() -> None:
     """Delete the whole index: the tables, and the points of a store that all processes share."""
     database = get_catalog().database
     for version in IndexVersion.objects.using(database):
-        store = store_for(version)
-        if store.is_shared:
+        if store := as_shared(store_for(version)):
             try:
-                store.reset()
+                store.drop()
             except Unavailable as error:  # its collection stays behind, under a name that is never used again
-                logger.warning("The store could not be emptied: %s", error)
+                logger.warning("The store could not be dropped: %s", error)
     with transaction.atomic(using=database):
         for model in (IndexMark, Embedding, IndexEntry, IndexVersion, FeedState):
             model.objects.using(database).all().delete()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from visual_search.exceptions import DimensionMismatch, InvalidVector
 
@@ -145,6 +145,24 @@ class VectorStore(Protocol):
 
     def set_position(self, position: Position) -> None:
         """Remember how far the store has been fed."""
+
+
+class SharedStore(VectorStore, Protocol):
+    """A store that all processes share: several may write to it, one of them late."""
+
+    def delete_through(self, ids: Sequence[str], *, seq: int) -> None:
+        """Delete points by id, but not those that are newer than `seq`."""
+
+    def scroll_slice(self, start: str | None, *, limit: int) -> tuple[list[tuple[str, int]], str | None]:
+        """Return (id, seq) of the points from id `start` on, in the order of ids, and where the next slice starts."""
+
+    def point_alias(self, alias: str) -> None:
+        """Let the alias name this store's collection, in one step; no error if it does already."""
+
+
+def as_shared(store: VectorStore) -> SharedStore | None:
+    """Return the store if all processes share it."""
+    return cast(SharedStore, store) if store.is_shared else None
 
 
 def check_vectors(vectors: NDArray[np.float32], dim: int) -> NDArray[np.float32]:

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import json
-import os
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from visual_search.exceptions import ConfigurationError, DimensionMismatch, StoreUnavailable, VisualSearchError
+from visual_search.exceptions import ConfigurationError, StoreUnavailable
 from visual_search.stores import mapping
 from visual_search.stores.base import FieldKind, Filters, Hit, Point, Position, Range, check_vectors
-from visual_search.stores.process import never_destroy
+from visual_search.stores.collection import Collection
+from visual_search.stores.connection import Connection, engine_models
+from visual_search.stores.tuning import Concept, Tuning
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from qdrant_client import QdrantClient
 
+T = TypeVar("T")
+
 POINTS_PER_REQUEST = 200  # Qdrant's advice is 100 to 256
+QUERIES_PER_REQUEST = 100
 BYTES_PER_REQUEST = 5_000_000
 BYTES_PER_NUMBER = 24  # the longest float32 as JSON
-IDS_PER_REQUEST = 1000
-METADATA_KEY = "visual_search"
 
 
 class QdrantStore:
-    """One collection of a Qdrant server from 1.16 on."""
+    """One collection of a Qdrant server from 1.16 on; docs/qdrant.md says what happens when it fails."""
 
     is_shared = True
 
@@ -40,93 +40,138 @@ class QdrantStore:
         fields: Mapping[str, FieldKind],
         url: str | None = None,
         api_key: str | None = None,
-        timeout: int = 5,
         prefer_grpc: bool = False,
+        timeout: int = 5,
+        write_timeout: int = 30,
+        retries: int = 2,
+        backoff_seconds: float = 0.2,
+        max_limit: int = 10_000,
+        vectors: Concept | None = None,
+        quantization: Concept | Literal[False] | None = None,
+        hnsw: Concept | None = None,
+        search: Concept | None = None,
+        optimizers: Concept | None = None,
+        cluster: Concept | None = None,
         location: str | None = None,
         client: QdrantClient | None = None,
     ) -> None:
-        """timeout: seconds for one request.
+        """timeout, write_timeout: seconds for one request that a shopper waits for, and for one that nobody does.
 
+        retries: further attempts at what may pass, after backoff_seconds, twice that, and so on.
+        max_limit: points of one query at the most; keep it below a strict mode's max_query_limit.
+        vectors … cluster: see tuning.DEFAULTS; quantization=False keeps full vectors alone.
         location: ":memory:" for tests, in place of a url. client: one such client, for several stores.
         """
         if not (url or location or client):
             raise ConfigurationError("QdrantStore needs a 'url', for example 'http://localhost:6333'.")
+        for option, seconds in {"timeout": timeout, "write_timeout": write_timeout}.items():
+            if not isinstance(seconds, int) or seconds < 1:  # Qdrant takes whole seconds
+                raise ConfigurationError(f"The store's {option!r} is {seconds!r}; whole seconds from 1 on were wanted.")
         self.name = name
         self.dim = dim
         self.fields = dict(fields)
-        self.place = _without_password(url) if url else "local mode"
-        self._api_key = api_key.strip() if api_key else None  # a key read from a file ends in a line break
+        self.tuning = Tuning(
+            vectors=vectors, quantization=quantization, hnsw=hnsw, search=search, optimizers=optimizers, cluster=cluster
+        )
+        self._timeout, self._write_timeout, self._max_limit = timeout, write_timeout, max_limit
         self._is_local = not url
-        self._lock = threading.RLock()
-        self._pid = os.getpid()
-        self._client = self._given_client = client
-        self._options: dict[str, Any] = {"location": location}
+        options: dict[str, Any] = {"location": location}
         if url:
-            self._options = {
+            options = {
                 "url": url,
-                "api_key": self._api_key,
+                "api_key": api_key.strip() if api_key else None,  # a key read from a file ends in a line break
                 "timeout": timeout,
                 "prefer_grpc": prefer_grpc,
                 "check_compatibility": False,  # a thread per client, and a warning whenever the server is away
             }
+        self._connection = Connection(
+            options,
+            place=_without_password(url) if url else "local mode",
+            is_local=self._is_local,
+            client=client,
+            retries=retries,
+            backoff_seconds=backoff_seconds,
+        )
+        self._collection = Collection(
+            name,
+            dim,
+            fields=fields,
+            tuning=self.tuning,
+            connection=self._connection,
+            timeout=timeout,
+            write_timeout=write_timeout,
+        )
+
+    # The collection
+
+    @property
+    def place(self) -> str:
+        return self._collection.place
 
     def ensure(self) -> None:
-        with self._calling("open") as client:
-            if not client.collection_exists(self.name):
-                self._create(client)
-            info = client.get_collection(self.name)
-            stored = getattr(info.config.params.vectors, "size", None)
-            if stored != self.dim:
-                raise DimensionMismatch(
-                    f"Collection {self.name!r} at {self.place} holds {stored}-dimensional vectors; "
-                    f"{self.dim} dimensions were wanted. Run `manage.py reset_index`."
-                )
-            self._create_indexes(client, {key: index.data_type.value for key, index in info.payload_schema.items()})
+        self._collection.ensure()
 
     def reset(self) -> None:
-        with self._calling("reset") as client:
-            client.delete_collection(self.name)
-            self._create(client)
-            self._create_indexes(client, {})
+        self._collection.reset()
 
     def drop(self) -> None:
-        with self._calling("delete") as client:
-            if client.collection_exists(self.name):
-                client.delete_collection(self.name)
+        self._collection.drop()
 
     def close(self) -> None:
-        if self._client is not self._given_client:
-            with self._calling("close") as client:
-                self._client = None
-                client.close()
+        self._connection.close()
+
+    def point_alias(self, alias: str) -> None:
+        self._collection.point_alias(alias)
+
+    def position(self) -> Position | None:
+        return self._collection.position()
+
+    def set_position(self, position: Position) -> None:
+        self._collection.set_position(position)
+
+    # Points
 
     def upsert(self, points: Sequence[Point]) -> None:
         if not points:
             return
         rows = mapping.checked_rows(points, self.dim)
-        with self._calling("write to") as client:
-            from qdrant_client import models
+        for batch in self._batches(points):
+            self._upsert(points[batch], rows[batch])
 
-            for batch in self._batches(points):
-                # A stored point that is newer than the whole batch stays: the writer was paused in between.
-                older = models.Range(lte=max(point.seq for point in points[batch]))
-                client.upsert(
-                    self.name,
-                    [
-                        models.PointStruct(id=point.id, vector=row.tolist(), payload=mapping.to_payload(point))
-                        for point, row in zip(points[batch], rows[batch], strict=True)
-                    ],
-                    wait=True,
-                    update_filter=models.Filter(must=[models.FieldCondition(key=mapping.SEQ, range=older)]),
-                )
+    def _upsert(self, points: Sequence[Point], rows: NDArray[np.float32]) -> None:
+        models = engine_models()
+        structs = [
+            models.PointStruct(id=point.id, vector=row.tolist(), payload=mapping.to_payload(point))
+            for point, row in zip(points, rows, strict=True)
+        ]
+        # A stored point that is newer than the whole batch stays: the writer was paused in between.
+        older = models.Filter(must=[_through(max(point.seq for point in points))])
+        self._change(
+            "write to", lambda client, how: client.upsert(self.name, structs, wait=True, update_filter=older, **how)
+        )
 
     def delete(self, ids: Sequence[str]) -> None:
-        with self._calling("delete from") as client:
-            from qdrant_client import models
+        self._delete(ids, conditions=[])
 
-            for start in range(0, len(ids), IDS_PER_REQUEST):
-                some = models.PointIdsList(points=list(ids[start : start + IDS_PER_REQUEST]))
-                client.delete(self.name, points_selector=some, wait=True)
+    def delete_through(self, ids: Sequence[str], *, seq: int) -> None:
+        self._delete(ids, conditions=[_through(seq)])
+
+    def _delete(self, ids: Sequence[str], *, conditions: list[Any]) -> None:
+        models = engine_models()
+        selectors = [
+            models.FilterSelector(filter=models.Filter(must=[models.HasIdCondition(has_id=list(some)), *conditions]))
+            if conditions
+            else models.PointIdsList(points=list(some))
+            for some in _parts(ids, POINTS_PER_REQUEST)
+        ]
+        for selector in selectors:
+            self._delete_selected(selector)
+
+    def _delete_selected(self, selector: Any) -> None:
+        self._change(
+            "delete from",
+            lambda client, how: client.delete(self.name, points_selector=selector, wait=True, **how),
+        )
 
     def query(
         self, vector: NDArray[np.float32], filters: Filters, *, limit: int, score_threshold: float | None = None
@@ -134,124 +179,148 @@ class QdrantStore:
         row = check_vectors(vector, self.dim)[0]
         if limit < 1:
             return []
-        with self._calling("query") as client:
-            answer = client.query_points(
+        answer = self._collection.read(
+            "query",
+            lambda client: client.query_points(
                 self.name,
                 query=row.tolist(),
                 query_filter=_engine_filter(filters),
-                limit=limit,
+                search_params=self._search_params(),
+                limit=min(limit, self._max_limit),
                 score_threshold=mapping.exclusive_threshold(score_threshold),
                 with_payload=mapping.HIT_KEYS,
-            )
-            return [mapping.to_hit(point) for point in answer.points]
+                timeout=self._timeout,
+            ),
+        )
+        return [mapping.to_hit(point) for point in answer.points]
 
     def query_batch(self, vectors: NDArray[np.float32], filters: Filters, *, limit: int) -> list[list[Hit]]:
         rows = check_vectors(vectors, self.dim)
         if limit < 1 or not len(rows):
             return [[] for _ in rows]
-        with self._calling("query") as client:
-            from qdrant_client import models
+        models = engine_models()
+        requests = [
+            models.QueryRequest(
+                query=row.tolist(),
+                filter=_engine_filter(filters),
+                params=self._search_params(),
+                limit=min(limit, self._max_limit),
+                with_payload=mapping.HIT_KEYS,
+            )
+            for row in rows
+        ]
+        answers = [answer for some in _parts(requests, QUERIES_PER_REQUEST) for answer in self._query_some(some)]
+        return [[mapping.to_hit(point) for point in answer.points] for answer in answers]
 
-            requests = [
-                models.QueryRequest(
-                    query=row.tolist(), filter=_engine_filter(filters), limit=limit, with_payload=mapping.HIT_KEYS
-                )
-                for row in rows
-            ]
-            answers = client.query_batch_points(self.name, requests=requests)
-            return [[mapping.to_hit(point) for point in answer.points] for answer in answers]
+    def _query_some(self, requests: Sequence[Any]) -> list[Any]:
+        return self._collection.read(
+            "query", lambda client: client.query_batch_points(self.name, requests=requests, timeout=self._timeout)
+        )
 
     def retrieve(self, ids: Sequence[str]) -> list[Point]:
-        points: list[Point] = []
-        with self._calling("read from") as client:
-            for start in range(0, len(ids), POINTS_PER_REQUEST):
-                some = list(ids[start : start + POINTS_PER_REQUEST])
-                records = client.retrieve(self.name, some, with_payload=True, with_vectors=True)
-                points += [mapping.to_point(record) for record in records]
-        return points
+        parts = _parts(ids, POINTS_PER_REQUEST)
+        return [mapping.to_point(record) for some in parts for record in self._retrieve_some(some)]
+
+    def _retrieve_some(self, ids: Sequence[str]) -> list[Any]:
+        return self._collection.read(
+            "read from",
+            lambda client: client.retrieve(
+                self.name, list(ids), with_payload=True, with_vectors=True, timeout=self._timeout
+            ),
+        )
 
     def scroll(self, *, batch: int = 1000) -> Iterator[tuple[str, int]]:
-        offset: Any = None
+        start: str | None = None
         while True:
-            with self._calling("read from") as client:
-                records, offset = client.scroll(
-                    self.name, limit=batch, offset=offset, with_payload=[mapping.SEQ], with_vectors=False
-                )
-                page = [(str(record.id), int((record.payload or {})[mapping.SEQ])) for record in records]
+            page, start = self.scroll_slice(start, limit=batch)
             yield from page
-            if offset is None:
+            if start is None:
                 return
 
+    def scroll_slice(self, start: str | None, *, limit: int) -> tuple[list[tuple[str, int]], str | None]:
+        records, following = self._collection.read(
+            "read from",
+            lambda client: client.scroll(
+                self.name,
+                limit=limit,
+                offset=start,
+                with_payload=[mapping.SEQ],
+                with_vectors=False,
+                timeout=self._timeout,
+            ),
+        )
+        page = [(str(record.id), int((record.payload or {}).get(mapping.SEQ, 0))) for record in records]
+        return page, None if following is None else str(following)
+
     def count(self, filters: Filters | None = None) -> int:
-        with self._calling("count in") as client:
-            return client.count(self.name, count_filter=_engine_filter(filters), exact=True).count
+        counted = self._collection.read(
+            "count in",
+            lambda client: client.count(
+                self.name, count_filter=_engine_filter(filters), exact=True, timeout=self._timeout
+            ),
+        )
+        return counted.count
 
     def facet(self, name: str, filters: Filters, *, limit: int = 50) -> dict[str | bool, int]:
-        with self._calling("count values in") as client:
-            counted: Any = client.facet(
-                self.name, key=name, facet_filter=_engine_filter(filters), limit=limit, exact=True
-            )
-            return {hit.value: hit.count for hit in counted.hits}
+        counted: Any = self._collection.read(
+            "count values in",
+            lambda client: client.facet(
+                self.name,
+                key=name,
+                facet_filter=_engine_filter(filters),
+                limit=limit,
+                exact=True,
+                timeout=self._timeout,
+            ),
+        )
+        return {hit.value: hit.count for hit in counted.hits}
 
     def bounds(self, name: str, filters: Filters) -> Range | None:
-        with self._calling("find the bounds in") as client:
-            from qdrant_client import models
+        direction = engine_models().Direction
+        lowest = self._first_value(name, filters, direction.ASC)
+        highest = self._first_value(name, filters, direction.DESC)
+        return None if lowest is None or highest is None else Range(lowest, highest)
 
-            ends: list[float] = []
-            for direction in (models.Direction.ASC, models.Direction.DESC):
-                records, _ = client.scroll(
-                    self.name,
-                    scroll_filter=_engine_filter(filters),
-                    order_by=models.OrderBy(key=name, direction=direction),
-                    limit=1,
-                    with_payload=[name],
-                    with_vectors=False,
-                )
-                ends += [float(record.order_value) for record in records]  # type: ignore[arg-type]
-            return Range(*ends) if ends else None
+    def _first_value(self, name: str, filters: Filters, direction: Any) -> float | None:
+        records, _ = self._collection.read(
+            "find the bounds in",
+            lambda client: client.scroll(
+                self.name,
+                scroll_filter=_engine_filter(filters),
+                order_by=engine_models().OrderBy(key=name, direction=direction),
+                limit=1,
+                with_payload=[name],
+                with_vectors=False,
+                timeout=self._timeout,
+            ),
+        )
+        return float(records[0].order_value) if records else None  # type: ignore[arg-type]
 
     def health(self) -> dict[str, Any]:
-        with self._calling("look at") as client:
+        def look(client: QdrantClient) -> dict[str, Any]:
             info = client.get_collection(self.name)
             return {
                 "engine": f"qdrant {client.info().version}",
                 "place": self.place,
                 "status": info.status.value,
                 "points": info.points_count,
+                "missing_indexes": [] if self._is_local else list(self._collection.wrong_indexes(info)),
             }
 
-    def position(self) -> Position | None:
-        with self._calling("read the position of") as client:
-            if not client.collection_exists(self.name):
-                return None
-            kept = (client.get_collection(self.name).config.metadata or {}).get(METADATA_KEY)
-            return Position(str(kept["epoch"]), int(kept["seq"])) if kept else None
+        return self._collection.read("look at", look)
 
-    def set_position(self, position: Position) -> None:
-        with self._calling("write the position of") as client:
-            kept = {"epoch": position.epoch, "seq": position.seq}
-            client.update_collection(self.name, metadata={METADATA_KEY: kept})
+    def _change(self, attempt: str, work: Callable[[QdrantClient, dict[str, Any]], Any]) -> None:
+        """Write points. Raises StoreUnavailable too where the server took them, but they can't be searched yet."""
+        how = {"timeout": self._write_timeout, "ordering": self.tuning.ordering()}
+        result = self._collection.write(attempt, lambda client: work(client, how))
+        if result.status.value == "wait_timeout":
+            raise StoreUnavailable(
+                f"Collection {self.name!r} at {self.place} took a write, but did not apply it within "
+                f"{self._write_timeout} s: look at its load, or raise the store's 'write_timeout'."
+            )
 
-    def _create(self, client: QdrantClient) -> None:
-        from qdrant_client import models
-
-        vectors = models.VectorParams(size=self.dim, distance=models.Distance.COSINE)
-        try:
-            client.create_collection(self.name, vectors_config=vectors)
-        except Exception:
-            if not client.collection_exists(self.name):  # otherwise another process was faster
-                raise
-
-    def _create_indexes(self, client: QdrantClient, existing: Mapping[str, str]) -> None:
-        """Create what is missing, before the first point: on a full collection it takes long."""
-        if self._is_local:
-            return  # local mode has none, and warns
-        from qdrant_client import models
-
-        wanted = {mapping.SEQ: "integer", **mapping.payload_indexes(self.fields)}
-        for key, index_type in wanted.items():
-            if existing.get(key) != index_type:
-                client.create_payload_index(self.name, key, models.PayloadSchemaType(index_type), wait=True)
+    def _search_params(self) -> Any:
+        return None if self._is_local else self.tuning.search_params()  # local mode is exact, and warns
 
     def _batches(self, points: Sequence[Point]) -> Iterator[slice]:
         start = size = 0
@@ -263,43 +332,19 @@ class QdrantStore:
             size += more
         yield slice(start, len(points))
 
-    @contextmanager
-    def _calling(self, attempt: str) -> Iterator[QdrantClient]:
-        """Give the client of this process; raise StoreUnavailable for whatever it raises."""
-        if self._pid != os.getpid():
-            if self._client is not self._given_client:
-                never_destroy(self._client)  # its connections are the parent's
-            self._pid, self._lock, self._client = os.getpid(), threading.RLock(), self._given_client
-        with self._lock if self._is_local else nullcontext():  # local mode is not thread-safe
-            try:
-                if self._client is None:
-                    self._client = self._connect()
-                yield self._client
-            except VisualSearchError:
-                raise
-            except Exception as error:  # of httpx, gRPC, pydantic or local mode: they have no base in common
-                reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-                if self._api_key:
-                    reason = reason.replace(self._api_key, "***")
-                raise StoreUnavailable(
-                    f"Could not {attempt} collection {self.name!r} at {self.place}: {reason}"
-                ) from error
 
-    def _connect(self) -> QdrantClient:
-        try:
-            import numpy  # noqa: F401
-            from qdrant_client import QdrantClient
-        except ImportError as error:
-            raise ConfigurationError(
-                f"QdrantStore needs {error.name!r}, which is not installed. "
-                'Run `pip install "django-visual-search[qdrant]"`.'
-            ) from error
-        return QdrantClient(**self._options)
+def _through(seq: int) -> Any:
+    """Return the condition that a point is not newer than `seq`."""
+    models = engine_models()
+    return models.FieldCondition(key=mapping.SEQ, range=models.Range(lte=seq))
+
+
+def _parts(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def _engine_filter(filters: Filters | None) -> Any:
-    from qdrant_client import models
-
+    models = engine_models()
     return mapping.to_engine_filter(filters, models, models.Range, bool) if filters else None
 
 

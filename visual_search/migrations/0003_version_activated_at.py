@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('visual_search', '0001_initial'),
+        ('visual_search', '0002_feed_lease'),
     ]
 
     operations = [

@@ -1,0 +1,18 @@
+"""Fill all stores again: after a database restore."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from visual_search.management.base import IndexCommand
+from visual_search.versions import reset_feed
+
+
+class Command(IndexCommand):
+    help = "Let every store be filled again from the database, without the encoder. Run it after a database restore."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        reset_feed()
+        self.stdout.write(
+            "Each process fills its own store before its next query; the worker fills a shared one within a minute."
+        )
