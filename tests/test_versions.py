@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ from django.core.files.base import ContentFile
 from django.core.management import CommandError, call_command
 
 from tests.drawings import photo_bytes
+from tests.qdrant_server import FakeQdrant
 from tests.tiny_checkpoints import tiny_clip
 from visual_search import building, claims, indexing, serving, versions
 from visual_search.checks import check_index
 from visual_search.components import encoder_for, store_for
-from visual_search.exceptions import ConfigurationError, IndexOutdated, VersionSuperseded
+from visual_search.exceptions import ConfigurationError, IndexOutdated, StoreUnavailable, VersionSuperseded
 from visual_search.models import Embedding, IndexEntry, IndexMark, IndexVersion
 from visual_search.search import SearchQuery, read_photo, search
 from visual_search.stores.base import Filters
@@ -346,3 +348,66 @@ def test_commands__say_what_is_wrong(shop: Any, words: list[str], message: str) 
 def test_build_without_an_index__says_what_comes_first(db: Any, index: Any) -> None:
     with pytest.raises(CommandError, match="reindex_products"):
         run("build_version")
+
+
+# On a store that all processes share
+
+
+@pytest.fixture
+def server() -> Iterator[FakeQdrant]:
+    made = FakeQdrant()
+    yield made
+    made.close()
+
+
+def on_server(settings: Any, server: FakeQdrant) -> None:
+    backend = "visual_search.stores.qdrant.QdrantStore"
+    options = {"url": server.url, "timeout": 30, "retries": 0}
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"STORE": {"BACKEND": backend, "OPTIONS": options}}
+
+
+def collections(server: FakeQdrant) -> dict[str, int]:
+    """Return the number of points in each collection."""
+    names = [found.name for found in server.engine.get_collections().collections]
+    return {name: server.engine.count(name).count for name in names}
+
+
+@pytest.mark.django_db
+def test_version_on_a_server__has_a_collection_of_its_own_and_the_alias_follows(
+    server: FakeQdrant, settings: Any, make_product: Any, index: Any, other: str
+) -> None:
+    on_server(settings, server)
+    product = make_product(1, images=2)
+    index.drain()
+    first, second = versions.get_active(), built(other)
+    building.switch(second)
+    assert collections(server) == {f"visual_search_v{first.pk}": 2, f"visual_search_v{second.pk}": 2}
+    alias = server.engine.get_aliases().aliases
+    assert [(a.alias_name, a.collection_name) for a in alias] == [("visual_search", f"visual_search_v{second.pk}")]
+    assert names() == ["Product 1"]
+    product.delete()
+    index.drain()
+    building.roll_back()
+    assert collections(server)[f"visual_search_v{first.pk}"] == 0
+    assert verify().differences == []
+    assert server.engine.get_aliases().aliases[0].collection_name == f"visual_search_v{first.pk}"
+    building.prune(keep=0)
+    assert list(collections(server)) == [f"visual_search_v{first.pk}"]
+
+
+@pytest.mark.django_db
+def test_server_that_fails_during_a_switch__leaves_the_old_version_active(
+    server: FakeQdrant, settings: Any, make_product: Any, index: Any, other: str
+) -> None:
+    on_server(settings, server)
+    make_product(1)
+    index.drain()
+    first, second = versions.get_active(), built(other)
+    server.fault = lambda: 500
+    with pytest.raises(StoreUnavailable):
+        building.switch(second)
+    assert versions.get_active().pk == first.pk
+    server.fault = None
+    assert names() == ["Product 1"]
+    building.switch(IndexVersion.objects.get(pk=second.pk))
+    assert verify().differences == []
