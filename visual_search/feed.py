@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PAGE = 1000  # rows read and written at once: 2 to 4 MB of vectors
+PROGRESS_SECONDS = 3.0  # how often a filling says in the log how far it is
 _locks: WeakKeyDictionary[VectorStore, threading.Lock] = WeakKeyDictionary()
 _locks_lock = threading.Lock()
 
@@ -70,6 +71,7 @@ def _feed(version: IndexVersion, store: VectorStore, state: FeedState) -> int:
         store.reset()
     after = 0 if must_start_over or position is None else position.seq
     fed = 0
+    said_at = started
     for rows in _pages(version, after=after, through=state.last_seq):
         alive = [row for row in rows if row.vector is not None]
         # From the start there is nothing to delete; later, deleting first frees ids that come back.
@@ -81,10 +83,17 @@ def _feed(version: IndexVersion, store: VectorStore, state: FeedState) -> int:
         # A private store that starts over has no position before it is full: other threads wait for it.
         if store.is_shared or not must_start_over:
             store.set_position(Position(epoch, rows[-1].seq))
+        if must_start_over and time.perf_counter() - said_at >= PROGRESS_SECONDS:
+            said_at = time.perf_counter()
+            logger.info("Filling the store of version %s: %d of %d rows", version.pk, fed, _count(version, state))
     store.set_position(Position(epoch, state.last_seq))
     if must_start_over or fed >= PAGE:
         logger.info("Fed %d rows to the store of version %s in %.1f s", fed, version.pk, time.perf_counter() - started)
     return fed
+
+
+def _count(version: IndexVersion, state: FeedState) -> int:
+    return Embedding.objects.using(get_catalog().database).filter(version=version, seq__lte=state.last_seq).count()
 
 
 def _pages(version: IndexVersion, *, after: int, through: int) -> Iterator[list[Embedding]]:
