@@ -253,3 +253,28 @@ def test_changed_filters__are_a_warning_until_payloads_are_rewritten(
     assert "visual_search.W033" in ids(checks.check_index(databases=["default"]))
     index.sweep()
     assert "visual_search.W033" not in ids(checks.check_index(databases=["default"]))
+
+
+def test_many_images_in_the_embedded_store__are_a_warning_that_names_the_server(
+    make_product: Any, index: Any, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    product = make_product(1, images=2)
+    index.drain()
+    monkeypatch.setattr(checks, "EMBEDDED_IMAGES_MAX", 1)
+    (message,) = [m for m in checks.check_index(databases=["default"]) if m.id == "visual_search.W036"]
+    assert "2 images" in message.msg
+    assert "QdrantStore" in message.hint
+    product.images.last().delete()
+    index.drain()  # a tombstone is no image
+    assert "visual_search.W036" not in ids(checks.check_index(databases=["default"]))
+
+
+def test_many_images_on_a_server__are_no_warning(
+    make_product: Any, index: Any, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_product(1, images=2)
+    index.drain()
+    monkeypatch.setattr(checks, "EMBEDDED_IMAGES_MAX", 1)
+    server = {"BACKEND": "visual_search.stores.qdrant.QdrantStore", "OPTIONS": {"location": ":memory:"}}
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"STORE": server}
+    assert "visual_search.W036" not in ids(checks.check_index(databases=["default"]))

@@ -153,7 +153,31 @@ def test_feed_that_was_cut_short__starts_over_without_leaving_ghosts(
 def test_edge_store_that_breaks__is_filled_again_by_the_next_query(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     catch_up()
     store = store_for(get_active())
-    store._shard.close()
+    store._private.shard.close()
     with pytest.raises(StoreUnavailable):
         search(SearchQuery(texts=["a"]))
     assert len(search(SearchQuery(texts=["a"])).hits) == 2
+
+
+def test_edge_store_that_lost_a_point__is_filled_again_by_the_next_query(shop: Any) -> None:
+    import qdrant_edge
+
+    catch_up()
+    store = store_for(get_active())
+    store._private.shard.update(qdrant_edge.UpdateOperation.delete_points([0]))
+    with pytest.raises(StoreUnavailable, match="2 points, 3 were written"):
+        search(SearchQuery(texts=["a"]))
+    assert len(search(SearchQuery(texts=["a"])).hits) == 2
+    assert stored() == table()
+
+
+def test_filling__says_in_the_log_how_far_it_is(
+    shop: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(feed, "PAGE", 1)
+    monkeypatch.setattr(feed, "PROGRESS_SECONDS", 0)
+    with caplog.at_level("INFO", logger="visual_search.feed"):
+        catch_up()
+    said = [record.getMessage() for record in caplog.records]
+    assert "2 of 3 rows" in said[1]
+    assert said[-1].startswith("Fed 3 rows")

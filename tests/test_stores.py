@@ -20,6 +20,7 @@ import pytest
 from tests.qdrant_server import FakeQdrant
 from tests.reference_store import ReferenceStore, is_match, values_of
 from visual_search.exceptions import ConfigurationError, DimensionMismatch, InvalidVector, StoreUnavailable
+from visual_search.stores import shard
 from visual_search.stores.base import FieldKind, Filters, Hit, Point, Position, Range, VectorStore
 from visual_search.stores.edge import EdgeStore, engine_errors
 from visual_search.stores.qdrant import QdrantStore
@@ -76,12 +77,16 @@ def make_points(count: int) -> list[Point]:
     params=[
         "reference",
         "edge",
+        "edge-by-codes",
         "qdrant-memory",
         "qdrant-http",
         *(["qdrant-server"] if SERVER_URL else []),
     ]
 )
-def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeStore]:
+def make_store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeStore]:
+    if request.param == "edge-by-codes":  # as with more than 5,000 points
+        monkeypatch.setattr(shard, "EXACT_UP_TO", 0)
+        monkeypatch.setattr(shard, "POINTS_PER_CANDIDATE", 1)
     made: list[VectorStore] = []
     server = FakeQdrant() if request.param == "qdrant-http" else None
 
@@ -90,7 +95,7 @@ def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeS
         match request.param:
             case "reference":
                 store: VectorStore = ReferenceStore(**options)
-            case "edge":
+            case "edge" | "edge-by-codes":
                 store = EdgeStore(folder=tmp_path, **options)
             case "qdrant-memory":
                 store = QdrantStore(location=":memory:", **options)
@@ -385,24 +390,31 @@ def test_facet__returns_the_most_frequent_values_up_to_the_limit(store: VectorSt
 
 
 def test_facet_and_bounds__are_exact_after_points_were_rewritten_and_deleted(make_store: MakeStore) -> None:
-    store, kept = make_store(), {}
+    store = make_store()
     store.ensure()
+    assert_exact_after_rewrites(store, ids=400)
+
+
+def assert_exact_after_rewrites(store: VectorStore, *, ids: int, between: Callable[[], object] = lambda: None) -> None:
+    """Write half of the ids eight times and delete some of them; `between` is called after each round."""
+    kept: dict[str, Point] = {}
     dice = np.random.default_rng(0)
     for seq in range(8):
-        numbers = dice.permutation(400)[:200]
+        numbers = dice.permutation(ids)[: ids // 2]
         points = [
             make_point(
                 int(number), vector, seq=seq + 1, category=f"c{dice.integers(5)}", price=float(dice.integers(100)),
                 on_sale=bool(dice.integers(2)), tags=[f"t{dice.integers(4)}", f"t{dice.integers(4)}"],
             )
-            for number, vector in zip(numbers, unit_vectors(200, seed=seq), strict=True)
+            for number, vector in zip(numbers, unit_vectors(ids // 2, seed=seq), strict=True)
         ]  # fmt: skip
         store.upsert(points)
         kept |= {point.id: point for point in points}
-        gone = [point.id for point in points[:40]]
+        gone = [point.id for point in points[: ids // 10]]
         store.delete(gone)
         for point in gone:
             del kept[point]
+        between()
     for filters in (EVERYTHING, Filters(is_main=True), Filters(ranges={"price": Range(20, 60)}, is_main=True)):
         matching = [point for point in kept.values() if is_match(point, filters)]
         for field in ("category", "tags", "on_sale"):
@@ -651,8 +663,6 @@ def test_edge__with_a_dimension_the_engine_refuses_is_unavailable_and_leaves_not
 def test_edge__translates_an_error_of_the_engine(edge: EdgeStore) -> None:
     with pytest.raises(StoreUnavailable, match="'shop'.*no-field"):
         edge.bounds("no-field", EVERYTHING)
-    with pytest.raises(StoreUnavailable, match="no uuid"):
-        edge.retrieve(["no uuid"])
 
 
 def test_engine_errors__translates_a_panic_of_the_engine(tmp_path: Path) -> None:
@@ -666,6 +676,187 @@ def test_engine_errors__translates_a_panic_of_the_engine(tmp_path: Path) -> None
         status.write_bytes(b"x")
     with pytest.raises(StoreUnavailable, match="PanicException"), engine_errors("load a damaged shard"):
         qdrant_edge.EdgeShard.load(str(tmp_path / "shard"))
+
+
+def clustered_points(count: int, *, dim: int) -> list[Point]:
+    centres = unit_vectors(count // 10, dim=dim, seed=1)
+    rows = (
+        unit_vectors(count, dim=dim, seed=2) * 0.5 + centres[np.random.default_rng(3).integers(count // 10, size=count)]
+    )
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return [make_point(number, row, category=f"c{number % 3}") for number, row in enumerate(rows)]
+
+
+def test_edge__by_codes_finds_what_the_reference_finds(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"name": "shop", "dim": 64, "fields": FIELDS}
+    edge, reference = EdgeStore(folder=tmp_path, **options), ReferenceStore(**options)
+    points = clustered_points(shard.EXACT_UP_TO + 1000, dim=64)
+    for store in (edge, reference):
+        store.upsert(points)
+        store.upsert([make_point(n, point.vector, category="c1") for n, point in enumerate(points[:500])])
+        store.delete([point.id for point in points[500:600]])
+    found = []
+    for filters in (EVERYTHING, Filters(any_of={"category": ("c1",)})):
+        for limit in (1, 10, 60):
+            for point in points[::200]:
+                wanted = {hit.id for hit in reference.query(point.vector, filters, limit=limit)}
+                hits = edge.query(point.vector, filters, limit=limit)
+                found.append(len(wanted & {hit.id for hit in hits}) / limit)
+                assert hits[0].score == pytest.approx(
+                    float(point.vector @ edge.retrieve([hits[0].id])[0].vector), abs=1e-4
+                )
+    assert np.mean(found) >= 0.99
+    edge.close()
+
+
+def test_edge__keeps_one_segment_however_often_points_are_rewritten(edge: EdgeStore) -> None:
+    assert_exact_after_rewrites(edge, ids=2000)
+    assert edge.health()["segments"] == 1
+
+
+def test_edge__would_count_exactly_in_several_segments_too(edge: EdgeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    import qdrant_edge as engine
+
+    config = engine.EdgeConfig(
+        vectors=engine.EdgeVectorParams(size=DIM, distance=engine.Distance.Cosine),
+        quantization_config=shard._config(DIM).quantization_config,
+        optimizers=engine.EdgeOptimizersConfig(indexing_threshold=10),  # KB; so that so few points become a new segment
+        wal_enabled=False,
+    )
+    monkeypatch.setattr(shard, "_config", lambda dim: config)
+    segments = []
+
+    def optimize() -> None:
+        edge._private.shard.optimize()
+        segments.append(edge.health()["segments"])
+
+    assert_exact_after_rewrites(edge, ids=1000, between=optimize)
+    assert max(segments) > 1
+
+
+def test_edge__gives_the_room_of_replaced_payloads_back(edge: EdgeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard, "REWRITES_PER_FLUSH", 500)
+    points = [make_point(n, vector, note="x" * 4000) for n, vector in enumerate(unit_vectors(500))]
+    edge.upsert(points)
+    folder = Path(edge.health()["folder"])
+    sizes = []
+    for _ in range(8):
+        edge.upsert(points)
+        sizes.append(sum(path.stat().st_blocks * 512 for path in folder.rglob("*")))
+    assert sizes[-1] < sizes[0] * 1.5  # 2 MB a round
+
+
+# Damage
+
+
+@pytest.fixture
+def fed(edge: EdgeStore) -> EdgeStore:
+    edge.upsert(make_points(90))
+    edge.set_position(Position("a", 90))
+    return edge
+
+
+def delete_behind_its_back(store: EdgeStore, *numbers: int) -> None:
+    import qdrant_edge
+
+    store._private.shard.update(qdrant_edge.UpdateOperation.delete_points(list(numbers)))
+
+
+def swap_behind_its_back(store: EdgeStore) -> None:
+    import qdrant_edge
+
+    delete_behind_its_back(store, 3)
+    other = qdrant_edge.Point(1000, unit_vectors(1)[0].tolist(), {})
+    store._private.shard.update(qdrant_edge.UpdateOperation.upsert_points([other]))
+
+
+def overwrite_vectors(store: EdgeStore) -> None:
+    """Zeros in place: the engine has the files mapped, and a shorter file would end the process (SIGBUS)."""
+    files = list(Path(store.health()["folder"]).rglob("vector_storage/vectors/chunk_*.mmap"))
+    assert files
+    for path in files:
+        with path.open("r+b") as file:
+            file.write(bytes(path.stat().st_size))
+
+
+def refuse(store: EdgeStore) -> None:
+    with pytest.raises(StoreUnavailable, match="no-field"):
+        store.bounds("no-field", EVERYTHING)
+
+
+def assert_closed_and_fillable(store: EdgeStore, tmp_path: Path) -> None:
+    assert store.position() is None
+    assert list(tmp_path.iterdir()) == []
+    store.upsert(make_points(90))
+    store.set_position(Position("a", 90))
+    assert store.query(make_points(90)[7].vector, EVERYTHING, limit=1)[0].id == make_points(90)[7].id
+
+
+def test_edge__that_lost_a_point_is_noticed_by_the_next_query(fed: EdgeStore, tmp_path: Path) -> None:
+    delete_behind_its_back(fed, 5)
+    with pytest.raises(StoreUnavailable, match="89 points, 90 were written"):
+        fed.query(unit_vectors(1)[0], EVERYTHING, limit=3)
+    assert_closed_and_fillable(fed, tmp_path)
+
+
+@pytest.mark.parametrize("damage", [swap_behind_its_back, overwrite_vectors])
+def test_edge__damaged_while_it_was_filled_gets_no_position(
+    edge: EdgeStore, tmp_path: Path, damage: Callable[[EdgeStore], None]
+) -> None:
+    edge.upsert(make_points(90))
+    damage(edge)
+    with pytest.raises(StoreUnavailable, match="ids of its points|finds itself"):
+        edge.set_position(Position("a", 90))
+    assert_closed_and_fillable(edge, tmp_path)
+
+
+@pytest.mark.parametrize("damage", [swap_behind_its_back, overwrite_vectors])
+def test_edge__damaged_is_noticed_after_an_error(
+    fed: EdgeStore, tmp_path: Path, damage: Callable[[EdgeStore], None]
+) -> None:
+    damage(fed)
+    assert fed.position() is not None
+    refuse(fed)
+    assert_closed_and_fillable(fed, tmp_path)
+
+
+def test_edge__whose_vectors_were_overwritten_is_noticed_by_the_next_feed(fed: EdgeStore, tmp_path: Path) -> None:
+    overwrite_vectors(fed)
+    fed.delete([make_points(90)[89].id])  # the point that it would look for
+    with pytest.raises(StoreUnavailable, match="finds itself"):
+        fed.set_position(Position("a", 91))
+    assert_closed_and_fillable(fed, tmp_path)
+
+
+def test_edge__that_is_whole_survives_a_refused_request(fed: EdgeStore) -> None:
+    refuse(fed)
+    assert fed.position() == Position("a", 90)
+    assert fed.count() == 90
+
+
+def test_edge__written_and_queried_by_threads_at_once_is_not_taken_for_damaged(edge: EdgeStore) -> None:
+    points, errors, is_over = make_points(300), list[Exception](), threading.Event()
+    edge.upsert(points[:100])
+
+    def ask() -> None:
+        while not is_over.is_set():
+            try:
+                edge.query(points[0].vector, EVERYTHING, limit=500)
+            except Exception as error:
+                errors.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(10):
+        edge.upsert(points[100:])
+        edge.delete([point.id for point in points[100:]])
+        edge.set_position(Position("a", 1))
+    is_over.set()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert errors == []
+    assert edge.count() == 100
 
 
 @pytest.mark.parametrize("signal", [KeyboardInterrupt, SystemExit])

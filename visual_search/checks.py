@@ -56,6 +56,8 @@ POSITIVE = (
     "SWEEP_SECONDS", "TOMBSTONE_DAYS", "MAX_UPLOAD_BYTES", "MAX_PHOTO_PIXELS", "MAX_LIMIT", "MAX_TEXT_LENGTH",
     "DEFAULT_LIMIT",
 )  # fmt: skip
+# Every searching process holds them all: about 150 MB of memory and 5 s to fill it for 50,000 (docs/stores.md).
+EMBEDDED_IMAGES_MAX = 50_000
 
 
 def check_settings(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
@@ -249,7 +251,13 @@ def check_index(app_configs: Any = None, databases: Iterable[str] | None = None,
         return []
     found = [*_unsuited_database(catalog.database), *_sqlite_options(catalog.database)]
     with contextlib.suppress(DatabaseError):  # not migrated yet
-        found += [*_waiting_marks(), *_changed_filters(catalog), *_foreign_keys(catalog), *_other_version()]
+        found += [
+            *_waiting_marks(),
+            *_changed_filters(catalog),
+            *_foreign_keys(catalog),
+            *_large_embedded_store(catalog),
+            *_other_version(),
+        ]
     return found
 
 
@@ -321,4 +329,25 @@ def _changed_filters(catalog: Catalog) -> Iterator[CheckMessage]:
             f"The catalogue declares the filters {sorted(catalog.filters)}, the index holds {sorted(newest.payload)}.",
             hint="The sweep corrects this bit by bit; `manage.py reindex_products --payload` does it now.",
             id="visual_search.W033",
+        )
+
+
+def _large_embedded_store(catalog: Catalog) -> Iterator[CheckMessage]:
+    try:
+        if import_string(conf.get_settings().STORE["BACKEND"]).is_shared:
+            return
+    except (ImportError, AttributeError, KeyError, TypeError):  # check_settings says so
+        return
+    version = versions.find_active()
+    rows = Embedding.objects.using(catalog.database).filter(version=version)
+    # First in the index alone, tombstones among them: a small shop pays nothing for this check.
+    if version is None or not rows.order_by("seq").values("seq")[EMBEDDED_IMAGES_MAX:].exists():
+        return
+    if (images := rows.filter(vector__isnull=False).count()) > EMBEDDED_IMAGES_MAX:
+        yield Warning(
+            f"{images:,} images are searched by a store inside each process, which is meant for up to "
+            f"{EMBEDDED_IMAGES_MAX:,}: each process holds all of them and fills itself when it starts.",
+            hint='Run a Qdrant server and set STORE to {"BACKEND": "visual_search.stores.qdrant.QdrantStore", '
+            '"OPTIONS": {"url": "http://…:6333"}}; the worker fills it without embedding anything again.',
+            id="visual_search.W036",
         )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PAGE = 1000  # rows read and written at once: 2 to 4 MB of vectors
+PROGRESS_SECONDS = 3.0  # how often a filling says in the log how far it is
 _locks: WeakKeyDictionary[VectorStore, threading.Lock] = WeakKeyDictionary()
 _locks_lock = threading.Lock()
 
@@ -106,6 +107,7 @@ def _feed(
         _start_over(store, epoch, lease, is_fresh=position is None)
     after = 0 if must_start_over or position is None else position.seq
     fed = 0
+    said_at = started
     for rows in _pages(version, after=after, through=state.last_seq):
         if lease is not None:
             lease.renew()
@@ -114,6 +116,9 @@ def _feed(
         # A private store that starts over has no position before it is full: other threads wait for it.
         if store.is_shared or not must_start_over:
             _set_position(store, Position(epoch, rows[-1].seq), lease)
+        if must_start_over and time.perf_counter() - said_at >= PROGRESS_SECONDS:
+            said_at = time.perf_counter()
+            logger.info("Filling the store of version %s: %d of %d rows", version.pk, fed, _count(version, state))
     _set_position(store, Position(epoch, state.last_seq), lease)
     if must_start_over or fed >= PAGE:
         logger.info("Fed %d rows to the store of version %s in %.1f s", fed, version.pk, time.perf_counter() - started)
@@ -147,6 +152,10 @@ def write_rows(version: IndexVersion, store: VectorStore, rows: list[Embedding],
             store.delete(gone)
     if alive:
         store.upsert(points_of(alive, version.dim))
+
+
+def _count(version: IndexVersion, state: FeedState) -> int:
+    return Embedding.objects.using(get_catalog().database).filter(version=version, seq__lte=state.last_seq).count()
 
 
 def _pages(version: IndexVersion, *, after: int, through: int) -> Iterator[list[Embedding]]:

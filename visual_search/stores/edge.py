@@ -6,6 +6,7 @@ the feed and thrown away at the end; nothing of it has to survive.
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import threading
@@ -14,23 +15,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from visual_search.exceptions import ConfigurationError, StoreUnavailable
 from visual_search.stores import mapping
 from visual_search.stores.base import FieldKind, Filters, Hit, Point, Position, Range, check_vectors
-from visual_search.stores.process import PrivateFolder, never_destroy
+from visual_search.stores.shard import Damaged, PrivateShard, engine_errors, is_engine_error
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from qdrant_edge import EdgeShard
 
-POINTS_PER_UPDATE = 256  # an update holds the GIL: about 30 ms at 1,024 dimensions
+logger = logging.getLogger(__name__)
 
 
 class EdgeStore:
-    """A private, flat (exact) shard in a temporary folder; one per process."""
+    """A private, flat shard in a temporary folder; one per process.
+
+    Up to 5,000 points every query is exact; beyond, candidates are found by 4-bit codes and scored exactly.
+    A shard that no longer holds what was written to it is closed, and the next query fills a new one.
+    """
 
     is_shared = False
 
@@ -48,9 +53,7 @@ class EdgeStore:
     def _forget(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.RLock()
-        self._shard: EdgeShard | None = None
-        self._private_folder: PrivateFolder | None = None
-        self._discard: weakref.finalize[..., EdgeStore] | None = None
+        self._private: PrivateShard | None = None
         self._position: Position | None = None
 
     def ensure(self) -> None:
@@ -58,40 +61,30 @@ class EdgeStore:
 
     def reset(self) -> None:
         with self._guarded():
-            old = self._discard
+            old = self._private
             self._create()
             if old is not None:
-                old()
+                old.discard()
 
     def drop(self) -> None:
         self.close()
 
     def close(self) -> None:
         with self._guarded():
-            discard, self._discard, self._shard, self._position = self._discard, None, None, None
-            if discard is not None:
-                discard()
+            old, self._private, self._position = self._private, None, None
+            if old is not None:
+                old.discard()
 
     def upsert(self, points: Sequence[Point]) -> None:
         if not points:
             return
         rows = mapping.checked_rows(points, self.dim)
-        with self._calling("write to") as shard:
-            import qdrant_edge as engine
-
-            for start in range(0, len(points), POINTS_PER_UPDATE):
-                batch = slice(start, start + POINTS_PER_UPDATE)
-                new = [
-                    engine.Point(point.id, row.tolist(), mapping.to_payload(point))
-                    for point, row in zip(points[batch], rows[batch], strict=True)
-                ]
-                shard.update(engine.UpdateOperation.upsert_points(new))
+        with self._calling("write to") as private:
+            private.upsert(points, rows)
 
     def delete(self, ids: Sequence[str]) -> None:
-        with self._calling("delete from") as shard:
-            import qdrant_edge as engine
-
-            shard.update(engine.UpdateOperation.delete_points(list(ids)))
+        with self._calling("delete from") as private:
+            private.delete(ids)
 
     def query(
         self, vector: NDArray[np.float32], filters: Filters, *, limit: int, score_threshold: float | None = None
@@ -104,59 +97,44 @@ class EdgeStore:
     def _query(
         self, rows: NDArray[np.float32], filters: Filters, limit: int, score_threshold: float | None
     ) -> list[list[Hit]]:
-        with self._calling("query") as shard:
-            import qdrant_edge as engine
-
-            requests = [
-                engine.QueryRequest(
-                    limit=limit,
-                    query=engine.Query.Nearest(row.tolist()),
-                    filter=_engine_filter(filters),
-                    score_threshold=mapping.exclusive_threshold(score_threshold),
-                    with_payload=mapping.HIT_KEYS,
-                )
-                for row in rows
-            ]
-            answers = shard.query_batch(engine.QueryBatchRequest(requests))
-            return [[mapping.to_hit(point) for point in answer] for answer in answers]
+        private = self._open()
+        try:  # as _calling does, in half the time
+            return private.search(rows, limit=limit, filter=_engine_filter(filters), score_threshold=score_threshold)
+        except BaseException as error:
+            self._fail(error, "query", private)
 
     def retrieve(self, ids: Sequence[str]) -> list[Point]:
-        with self._calling("read from") as shard:
-            return [mapping.to_point(record) for record in shard.retrieve(list(ids), True, True)]
+        with self._calling("read from") as private:
+            return private.retrieve(ids)
 
     def scroll(self, *, batch: int = 1000) -> Iterator[tuple[str, int]]:
         offset: Any = None
         while True:
-            with self._calling("read from") as shard:
-                import qdrant_edge as engine
-
-                request = engine.ScrollRequest(
-                    offset=offset, limit=batch, with_payload=[mapping.SEQ], with_vector=False
-                )
-                records, offset = shard.scroll(request)
-                page = [(str(record.id), int((record.payload or {})[mapping.SEQ])) for record in records]
+            with self._calling("read from") as private:
+                page, offset = private.page(offset, batch)
             yield from page
             if offset is None:
                 return
 
     def count(self, filters: Filters | None = None) -> int:
-        with self._calling("count in") as shard:
+        with self._reading("count in") as shard:
             import qdrant_edge as engine
 
             return shard.count(engine.CountRequest(exact=True, filter=_engine_filter(filters)))
 
     def facet(self, name: str, filters: Filters, *, limit: int = 50) -> dict[str | bool, int]:
-        with self._calling("count values in") as shard:
+        with self._reading("count values in") as shard:
             import qdrant_edge as engine
 
             # "Not exact" allows a point to be counted in two segments, which happens while another thread optimizes:
-            # here none does. It reads the index instead of the points, 0.3 ms instead of 5 for 10,000 products.
+            # here none does, and there is one segment. It reads the index instead of the points, 0.3 ms instead of 5
+            # for 10,000 products.
             request = engine.FacetRequest(key=name, limit=limit, exact=False, filter=_engine_filter(filters))
             hits: Any = shard.facet(request).hits
             return {hit.value: hit.count for hit in hits}
 
     def bounds(self, name: str, filters: Filters) -> Range | None:
-        with self._calling("find the bounds in") as shard:
+        with self._reading("find the bounds in") as shard:
             import qdrant_edge as engine
 
             ends: list[float] = []
@@ -172,13 +150,13 @@ class EdgeStore:
             return Range(*ends) if ends else None
 
     def health(self) -> dict[str, Any]:
-        with self._calling("look at") as shard:
+        with self._reading("look at") as shard:
             info = shard.info()
             return {
                 "engine": f"qdrant-edge {metadata.version('qdrant-edge-py')}",
                 "points": info.points_count,
                 "segments": info.segments_count,
-                "folder": str(self._private_folder and self._private_folder.path),
+                "folder": str(self._private and self._private.folder.path),
             }
 
     def position(self) -> Position | None:
@@ -186,21 +164,53 @@ class EdgeStore:
             return self._position
 
     def set_position(self, position: Position) -> None:
+        """Remember how far the store has been fed. Raises StoreUnavailable if the shard is damaged.
+
+        A first position ends a filling: then every id is looked at.
+        """
+        with self._calling("end the feed of") as private:
+            if damage := private.find_damage(thoroughly=self.position() is None):
+                raise Damaged(damage)
         with self._guarded():
-            self._open()
-            self._position = position
+            if self._private is private:
+                self._position = position
 
     @contextmanager
-    def _calling(self, attempt: str) -> Iterator[EdgeShard]:
-        shard = self._open()
+    def _calling(self, attempt: str) -> Iterator[PrivateShard]:
+        private = self._open()
         try:
-            with engine_errors(f"{attempt} edge store {self.name!r}"):
-                yield shard
-        except StoreUnavailable:
-            # Nothing in it has to survive: the next query opens an empty one, and the feed fills it.
-            with suppress(StoreUnavailable):
+            yield private
+        except BaseException as error:
+            self._fail(error, attempt, private)
+
+    def _fail(self, error: BaseException, attempt: str, private: PrivateShard) -> NoReturn:
+        """Raise StoreUnavailable for an engine's error; close a shard that can no longer be trusted.
+
+        A request that the engine merely refused must not cost a refill: the shard is looked at first.
+        """
+        if not is_engine_error(error):
+            raise error
+        told = StoreUnavailable(f"Could not {attempt} edge store {self.name!r}: {type(error).__name__}: {error}")
+        try:
+            damage = private.find_damage(thoroughly=True)
+        except BaseException as failure:
+            if not is_engine_error(failure):
+                raise
+            damage = f"{type(failure).__name__}: {failure}"
+        if damage:
+            logger.warning("%s. The next query fills a new shard: %s.", told, damage)
+            self._close(private)
+        raise told from error
+
+    @contextmanager
+    def _reading(self, attempt: str) -> Iterator[EdgeShard]:
+        with self._calling(attempt) as private:
+            yield private.shard
+
+    def _close(self, private: PrivateShard) -> None:
+        with self._guarded(), suppress(StoreUnavailable):
+            if self._private is private:  # no other thread was faster
                 self.close()
-            raise
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -210,83 +220,40 @@ class EdgeStore:
         with self._lock:
             yield
 
-    def _open(self) -> EdgeShard:
+    def _open(self) -> PrivateShard:
+        if (private := self._private) is not None and self._pid == os.getpid():
+            return private  # each query comes by here: without the lock
         with self._guarded():
-            return self._shard or self._create()
+            return self._private or self._create()
 
-    def _create(self) -> EdgeShard:
+    def _create(self) -> PrivateShard:
         try:
             import numpy  # noqa: F401
-            import qdrant_edge as engine
+            import qdrant_edge  # noqa: F401
         except ImportError as error:
             raise ConfigurationError(
                 f"EdgeStore needs {error.name!r}, which is not installed. "
                 'Run `pip install "django-visual-search[edge]"`.'
             ) from error
         with engine_errors(f"open edge store {self.name!r} in {str(self.folder)!r}"):
-            folder = PrivateFolder(self.folder)
-            try:
-                shard = engine.EdgeShard.create(str(folder.path / "shard"), _config(self.dim))
-                # Before the first point: afterwards the engine has to go through all of them.
-                for key, index_type in mapping.payload_indexes(self.fields).items():
-                    schema = getattr(engine.PayloadSchemaType, index_type.capitalize())
-                    shard.update(engine.UpdateOperation.create_field_index(key, schema))
-            except BaseException:
-                folder.remove()
-                raise
-        self._shard, self._private_folder, self._position = shard, folder, None
-        self._discard = weakref.finalize(self, _discard, shard, folder)  # runs at exit too
-        return shard
+            self._private, self._position = PrivateShard(self.folder, dim=self.dim, fields=self.fields), None
+        return self._private
 
     def _leave_to_parent(self) -> None:
-        """In a forked child: let go of the parent's shard without destroying it.
-
-        A query on it hangs, and its destructor would write to the files that the parent is using.
-        """
-        if self._shard is not None and self._private_folder is not None and self._discard is not None:
-            never_destroy(self._shard)
-            self._discard.detach()
-            self._private_folder.leave_to_parent()
+        """In a forked child: let go of the parent's shard without destroying it."""
+        if self._private is not None:
+            self._private.leave_to_parent()
         self._forget()
 
 
-def _config(dim: int) -> Any:
-    import qdrant_edge as engine
-
-    return engine.EdgeConfig(
-        vectors=engine.EdgeVectorParams(size=dim, distance=engine.Distance.Cosine),
-        # m=0 is a flat scan; the other two have no effect then, but must be given.
-        hnsw_config=engine.HnswIndexConfig(m=0, ef_construct=100, full_scan_threshold=10_000, max_indexing_threads=1),
-        max_search_threads=1,
-        wal_enabled=False,  # the feed refills a lost shard
-    )
-
-
 def _engine_filter(filters: Filters | None) -> Any:
+    if not filters:
+        return None
     import numpy as np
     import qdrant_edge as engine
 
     # The engine takes Python's True for the integer 1, which matches no boolean; numpy's it takes as a boolean.
     return mapping.to_engine_filter(filters, engine, engine.RangeFloat, np.bool_)
-
-
-@contextmanager
-def engine_errors(attempt: str) -> Iterator[None]:
-    """Raise StoreUnavailable for what the engine raises: plain Exception, or PanicException for a Rust panic."""
-    try:
-        yield
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise  # KeyboardInterrupt, SystemExit
-        raise StoreUnavailable(f"Could not {attempt}: {type(error).__name__}: {error}") from error
-
-
-def _discard(shard: EdgeShard, folder: PrivateFolder) -> None:
-    try:
-        with engine_errors(f"close the shard in {str(folder.path)!r}"):
-            shard.close()
-    finally:
-        folder.remove()
 
 
 _stores: weakref.WeakSet[EdgeStore] = weakref.WeakSet()

@@ -51,13 +51,13 @@ def to_payload(point: Point) -> dict[str, Any]:
     }
 
 
-def to_point(record: Any) -> Point:
-    """Return our point for a record that carries its payload and vector."""
+def to_point(record: Any, *, id: str | None = None) -> Point:
+    """Return our point for a record that carries its payload and vector. id: if the record's own is another."""
     import numpy as np
 
     payload = dict(record.payload)
     return Point(
-        id=str(record.id),
+        id=str(record.id) if id is None else id,
         vector=np.asarray(record.vector, dtype=np.float32),
         product=payload.pop(PRODUCT),
         image=payload.pop(IMAGE),
@@ -69,7 +69,8 @@ def to_point(record: Any) -> Point:
 
 def to_hit(scored: Any) -> Hit:
     """Return our hit for a scored point that carries HIT_KEYS."""
-    return Hit(str(scored.id), float(scored.score), scored.payload[PRODUCT], scored.payload[IMAGE])
+    payload = scored.payload
+    return Hit(str(scored.id), scored.score, payload[PRODUCT], payload[IMAGE])
 
 
 def to_engine_filter(filters: Filters | None, models: Any, range_class: Any, boolean: Callable[[bool], Any]) -> Any:
