@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.conftest import lacks
 from tests.qdrant_server import FakeQdrant
 from tests.reference_store import ReferenceStore, is_match, values_of
 from visual_search.exceptions import ConfigurationError, DimensionMismatch, InvalidVector, StoreUnavailable
@@ -663,6 +664,37 @@ def test_edge__with_a_dimension_the_engine_refuses_is_unavailable_and_leaves_not
 def test_edge__translates_an_error_of_the_engine(edge: EdgeStore) -> None:
     with pytest.raises(StoreUnavailable, match="'shop'.*no-field"):
         edge.bounds("no-field", EVERYTHING)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 100 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", disk], capture_output=True, check=False)
+    if done.returncode:
+        lacks("mount", "this user may not mount a small file system")
+    yield disk
+    subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def test_edge__says_that_the_disk_is_full_before_the_kernel_ends_the_process(small_disk: Path) -> None:
+    store = EdgeStore(name="shop", dim=512, fields=FIELDS, folder=small_disk)
+    vectors = unit_vectors(1000, dim=512)
+
+    def fill(numbers: range) -> None:
+        for start in numbers[::1000]:
+            points = [make_point(start + at, vector, category="x" * 100) for at, vector in enumerate(vectors)]
+            store.upsert(points)
+
+    with pytest.raises(StoreUnavailable, match=r"MB are free.*folder"):
+        fill(range(0, 100_000))
+    assert store.count() > 0
+    store.query(vectors[0], EVERYTHING, limit=3)
+    store.reset()
+    fill(range(0, 1000))  # there is room again
+    assert store.count() == 1000
+    store.close()
 
 
 def test_engine_errors__translates_a_panic_of_the_engine(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import shutil
@@ -11,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 PREFIX = "visual-search-shard-"
+
+# The engine writes through memory maps, and makes its files larger in steps of tens of megabytes without reserving
+# them: a process that writes to one when the disk is full is ended by the kernel (SIGBUS), web server and all.
+ROOM_BYTES = 64 * 2**20
 
 
 class PrivateFolder:
@@ -25,6 +30,17 @@ class PrivateFolder:
         _remove_dead(parent)
         self.pid = os.getpid()
         self.path, self._descriptor = _make_locked(parent)
+
+    def check_room(self, more_bytes: int) -> None:
+        """Raise OSError if the disk may be full before as many bytes are written."""
+        free = shutil.disk_usage(self.path).free
+        if free < more_bytes + ROOM_BYTES:
+            raise OSError(
+                errno.ENOSPC,
+                f"only {free / 2**20:.0f} MB are free where the embedded store keeps its files; make room there, or "
+                'name another place in VISUAL_SEARCH["STORE"]["OPTIONS"]["folder"]',
+                str(self.path),
+            )
 
     def remove(self) -> None:
         if self.pid == os.getpid():

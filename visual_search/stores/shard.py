@@ -41,6 +41,7 @@ POINTS_PER_CANDIDATE = 250
 # each rewrite, by a third of a kilobyte and more.
 REWRITES_PER_FLUSH = 10_000
 
+WRITTEN_PER_BYTE = 4  # files grow by the vectors, their codes, payloads and indexes; a generous bound
 PROBE_SCORE_MIN = 0.999  # a unit float32 vector with itself
 
 
@@ -60,6 +61,7 @@ class PrivateShard:
 
         self.folder = PrivateFolder(parent)
         try:
+            self.folder.check_room(0)
             self.shard = engine.EdgeShard.create(str(self.folder.path / "shard"), _config(dim))
             # Before the first point: afterwards the engine has to go through all of them.
             for key, index_type in mapping.payload_indexes(fields).items():
@@ -85,6 +87,7 @@ class PrivateShard:
     def _upsert(self, points: Sequence[Point], rows: NDArray[np.float32]) -> None:
         import qdrant_edge as engine
 
+        self.folder.check_room(WRITTEN_PER_BYTE * rows.nbytes)
         with self._writing:
             first, fresh = len(self._entries), dict[str, int]()
             for point in points:
