@@ -119,9 +119,10 @@ def measure(
     answers: dict[str, list[list[int]]] = {name: [] for name in built}
     names = list(built)
     asked = [name for name in names if filter_name is None or built[name].takes_filters]
-    for turn, start in enumerate(range(0, len(queries), QUERIES_A_TURN)):
-        place = turn % len(asked)
-        for name in asked[place:] + asked[:place]:
+    dice = np.random.default_rng(1)
+    for start in range(0, len(queries), QUERIES_A_TURN):
+        # In another order each time: who follows a large scan finds the processor's cache empty.
+        for name in dice.permutation(asked).tolist():
             for number in range(start, start + QUERIES_A_TURN):
                 started = time.perf_counter()
                 answer = built[name].query(queries[number], wanted[number])

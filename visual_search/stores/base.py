@@ -175,7 +175,9 @@ def check_vectors(vectors: NDArray[np.float32], dim: int) -> NDArray[np.float32]
     """
     import numpy as np
 
-    rows = np.ascontiguousarray(np.atleast_2d(vectors), dtype=np.float32)
+    rows = np.asarray(vectors, dtype=np.float32, order="C")
+    if rows.ndim == 1:
+        rows = rows[None]
     if rows.shape[1] != dim:
         raise DimensionMismatch(f"Got {rows.shape[1]}-dimensional vectors; the store holds {dim}-dimensional ones.")
     lengths = np.sqrt(np.add.reduce(rows * rows, axis=1))  # np.linalg.norm takes longer than the rest of a small query

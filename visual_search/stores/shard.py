@@ -146,11 +146,15 @@ class PrivateShard:
         is_short = filter is None and threshold is None and min(map(len, answers), default=0) < min(limit, count)
         if is_short and (damage := self.find_damage()):
             raise Damaged(damage)
-        return [[self._hit(point) for point in answer] for answer in answers]
-
-    def _hit(self, scored: Any) -> Hit:
-        point_id, product, image = self._entries[scored.id]
-        return Hit(point_id, scored.score, product, image)
+        entries = self._entries
+        return [
+            [
+                Hit(point_id, scored.score, product, image)
+                for scored in answer
+                for point_id, product, image in (entries[scored.id],)  # type: ignore[index]
+            ]
+            for answer in answers
+        ]
 
     def retrieve(self, ids: Sequence[str]) -> list[Point]:
         numbers = [self._numbers[point_id] for point_id in ids if point_id in self._numbers]
