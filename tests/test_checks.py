@@ -12,7 +12,7 @@ import pytest
 from django.utils import timezone
 
 from example_shop.models import Product
-from visual_search import checks, queue_checks
+from visual_search import checks, index_checks, queue_checks
 from visual_search.api import checks as api_checks
 from visual_search.catalog import Catalog, Keyword, get_catalog
 from visual_search.models import IndexMark
@@ -229,9 +229,9 @@ def test_no_queue__is_a_warning_with_the_way_out(settings: Any) -> None:
 
 def test_marks_that_wait__are_a_warning_that_says_how_long(make_product: Any, settings: Any) -> None:
     make_product(1)
-    assert "visual_search.W032" not in ids(checks.check_index(databases=["default"]))
+    assert "visual_search.W032" not in ids(index_checks.check_index(databases=["default"]))
     IndexMark.objects.update(marked_at=timezone.now() - datetime.timedelta(hours=3))
-    (message,) = [m for m in checks.check_index(databases=["default"]) if m.id == "visual_search.W032"]
+    (message,) = [m for m in index_checks.check_index(databases=["default"]) if m.id == "visual_search.W032"]
     assert "3 h" in message.msg
     assert "Q_CLUSTER_NAME=embedding" in message.hint
 
@@ -240,7 +240,7 @@ def test_other_checkpoint_than_the_index__is_a_warning(make_product: Any, index:
     make_product(1)
     index.drain()
     settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"CHECKPOINT": "another"}
-    assert "visual_search.W031" in ids(checks.check_index(databases=["default"]))
+    assert "visual_search.W031" in ids(index_checks.check_index(databases=["default"]))
 
 
 def test_changed_filters__are_a_warning_until_payloads_are_rewritten(
@@ -250,9 +250,9 @@ def test_changed_filters__are_a_warning_until_payloads_are_rewritten(
     index.drain()
     catalog = get_catalog()
     monkeypatch.setattr(type(catalog), "filters", dict(catalog.filters) | {"name": Keyword("name")})
-    assert "visual_search.W033" in ids(checks.check_index(databases=["default"]))
+    assert "visual_search.W033" in ids(index_checks.check_index(databases=["default"]))
     index.sweep()
-    assert "visual_search.W033" not in ids(checks.check_index(databases=["default"]))
+    assert "visual_search.W033" not in ids(index_checks.check_index(databases=["default"]))
 
 
 def test_many_images_in_the_embedded_store__are_a_warning_that_names_the_server(
@@ -260,13 +260,13 @@ def test_many_images_in_the_embedded_store__are_a_warning_that_names_the_server(
 ) -> None:
     product = make_product(1, images=2)
     index.drain()
-    monkeypatch.setattr(checks, "EMBEDDED_IMAGES_MAX", 1)
-    (message,) = [m for m in checks.check_index(databases=["default"]) if m.id == "visual_search.W036"]
+    monkeypatch.setattr(index_checks, "EMBEDDED_IMAGES_MAX", 1)
+    (message,) = [m for m in index_checks.check_index(databases=["default"]) if m.id == "visual_search.W036"]
     assert "2 images" in message.msg
     assert "QdrantStore" in message.hint
     product.images.last().delete()
     index.drain()  # a tombstone is no image
-    assert "visual_search.W036" not in ids(checks.check_index(databases=["default"]))
+    assert "visual_search.W036" not in ids(index_checks.check_index(databases=["default"]))
 
 
 def test_many_images_on_a_server__are_no_warning(
@@ -274,7 +274,7 @@ def test_many_images_on_a_server__are_no_warning(
 ) -> None:
     make_product(1, images=2)
     index.drain()
-    monkeypatch.setattr(checks, "EMBEDDED_IMAGES_MAX", 1)
+    monkeypatch.setattr(index_checks, "EMBEDDED_IMAGES_MAX", 1)
     server = {"BACKEND": "visual_search.stores.qdrant.QdrantStore", "OPTIONS": {"location": ":memory:"}}
     settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"STORE": server}
-    assert "visual_search.W036" not in ids(checks.check_index(databases=["default"]))
+    assert "visual_search.W036" not in ids(index_checks.check_index(databases=["default"]))

@@ -15,9 +15,9 @@ from tests.drawings import photo_bytes
 from tests.qdrant_server import FakeQdrant
 from tests.tiny_checkpoints import tiny_clip
 from visual_search import building, claims, indexing, serving, versions
-from visual_search.checks import check_index
 from visual_search.components import encoder_for, store_for
 from visual_search.exceptions import ConfigurationError, IndexOutdated, StoreUnavailable, VersionSuperseded
+from visual_search.index_checks import check_index
 from visual_search.models import Embedding, IndexEntry, IndexMark, IndexVersion
 from visual_search.search import SearchQuery, read_photo, search
 from visual_search.stores.base import Filters

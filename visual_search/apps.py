@@ -13,7 +13,7 @@ class VisualSearchConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from visual_search import checks, queue_checks, signals
+        from visual_search import checks, index_checks, queue_checks, signals
 
         register(checks.check_settings, "visual_search")
         register(checks.check_catalog, Tags.models)
@@ -24,7 +24,7 @@ class VisualSearchConfig(AppConfig):
 
             register(api_checks.check_api, "visual_search")
             register(api_checks.check_deployed_cache, "visual_search", deploy=True)
-        register(checks.check_index, Tags.database)
+        register(index_checks.check_index, Tags.database)
         signals.connect()
         if apps.is_installed("drf_spectacular"):
             import visual_search.api.schema  # noqa: F401  # registers what it says of the views
