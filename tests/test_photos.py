@@ -15,7 +15,7 @@ from PIL import Image
 from tests import drawings
 from tests.test_images import difference
 from visual_search.exceptions import InvalidQuery, PhotoRejected, Unavailable
-from visual_search.images import MIN_SIDE_PX, Crop, decode_photo
+from visual_search.images import MAX_ASPECT, MIN_SIDE_PX, Crop, decode_photo
 from visual_search.photos import KEPT_PX, SALT, find_photo, keep_photo, parse_crop, read_photo
 
 SIZE = (640, 480)
@@ -42,6 +42,8 @@ def test_crop__is_that_part_of_the_upright_photo(crop: Crop, turn: int) -> None:
         assert caught.value.code == "crop_too_small"
         return
     part = decode(PHOTOS[turn], crop=crop)
+    if max(width, height) > (MAX_ASPECT - 1) * min(width, height):
+        return  # a strip loses its ends
     assert abs(part.width - width) <= 2
     assert abs(part.height - height) <= 2
     # The nearest of the pixels around: a turned file rounds at its own edges.

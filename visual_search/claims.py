@@ -205,17 +205,25 @@ def _give_up(entries: list[IndexEntry], database: str) -> None:
 
 def renew(claim: Claim, database: str) -> None:
     """Keep the lease alive; called before each batch."""
-    _held(claim, database).update(lease_until=_lease_end())
+    update_in_order(_held(claim, database), lease_until=_lease_end())
 
 
 def release(claim: Claim, database: str) -> None:
     """Give unfinished products back without costing them an attempt: the trouble was not theirs."""
-    _held(claim, database).filter(attempts__gt=0).update(claim_token=None, lease_until=None, attempts=F("attempts") - 1)
+    counted = _held(claim, database).filter(attempts__gt=0)
+    update_in_order(counted, claim_token=None, lease_until=None, attempts=F("attempts") - 1)
 
 
 def abandon(claim: Claim, database: str, *, error: str) -> None:
     """Let the lease end now, as if the worker had died: each product is tried alone next time."""
-    _held(claim, database).update(lease_until=Now(), error=_text(error))
+    update_in_order(_held(claim, database), lease_until=Now(), error=_text(error))
+
+
+def update_in_order(entries: QuerySet[IndexEntry], **values: Any) -> None:
+    """Update entries, locked in the order in which everybody locks them: an UPDATE alone takes them as they come."""
+    with transaction.atomic(using=entries.db):
+        locked = entries.order_by("key", "version_id").select_for_update()
+        IndexEntry.objects.using(entries.db).filter(pk__in=list(locked.values_list("pk", flat=True))).update(**values)
 
 
 def _held(claim: Claim, database: str) -> QuerySet[IndexEntry]:
@@ -231,8 +239,8 @@ def finish(claim: Claim, results: Iterable[Result], *, database: str) -> list[Re
     """
     wanted = {result.key: result for result in results}
     with transaction.atomic(using=database):
-        locked = _held(claim, database).filter(key__in=list(wanted)).order_by("key").select_for_update()
-        entries = list(locked)
+        others = [] if claim.is_build else _other_versions(claim.version, database)
+        entries = _lock_held(claim, others, list(wanted), database)
         ours = [wanted[entry.key] for entry in entries]
         mark_ids = [pk for result in ours for pk in claim.products[result.key].mark_ids]
         for some in _slices(mark_ids, 1000):
@@ -243,8 +251,7 @@ def finish(claim: Claim, results: Iterable[Result], *, database: str) -> list[Re
         IndexEntry.objects.using(database).bulk_create(
             entries, update_conflicts=True, unique_fields=["id"], update_fields=_ENTRY_FIELDS
         )
-        if not claim.is_build:
-            _set_others_pending(claim.version, [result.key for result in ours], database)
+        _set_pending(others, [result.key for result in ours], database)
         _write_rows([row for result in ours for row in result.rows], database)
         # Under the lock that a switch takes too: either it sees the entries that we made pending, or we see it.
         if not claim.is_build and not _is_active(claim.version, database):
@@ -252,10 +259,25 @@ def finish(claim: Claim, results: Iterable[Result], *, database: str) -> list[Re
     return ours
 
 
-def _set_others_pending(version: IndexVersion, keys: list[str], database: str) -> None:
-    """Have the versions that are not active catch up with these products; a build's claim on them ends."""
-    others = IndexVersion.objects.using(database).exclude(pk=version.pk).exclude(state=IndexVersion.State.ACTIVE)
-    entries = [IndexEntry(version=other, key=key) for other in others for key in sorted(keys)]
+def _other_versions(version: IndexVersion, database: str) -> list[IndexVersion]:
+    return list(IndexVersion.objects.using(database).exclude(pk=version.pk).order_by("pk"))
+
+
+def _lock_held(claim: Claim, others: list[IndexVersion], keys: list[str], database: str) -> list[IndexEntry]:
+    """Return the entries that are still the claim's, locked, and with them those of the same products in `others`.
+
+    In one statement and one order: around a switch, drains of two versions finish the same products, and each writes
+    the other's entries too.
+    """
+    versions = [claim.version, *others]
+    locked = IndexEntry.objects.using(database).filter(version__in=versions, key__in=keys)
+    locked = locked.order_by("key", "version_id").select_for_update()
+    return [entry for entry in locked if entry.version_id == claim.version.pk and entry.claim_token == claim.token]
+
+
+def _set_pending(versions: list[IndexVersion], keys: list[str], database: str) -> None:
+    """Have these versions catch up with these products; a build's claim on them ends."""
+    entries = [IndexEntry(version=version, key=key) for key in sorted(keys) for version in versions]
     IndexEntry.objects.using(database).bulk_create(
         entries,
         update_conflicts=True,

@@ -14,6 +14,7 @@ from django.db.models.functions import Now
 
 from visual_search import feed, repairing
 from visual_search.catalog import Catalog, get_catalog
+from visual_search.claims import update_in_order
 from visual_search.conf import get_settings
 from visual_search.indexing import UNREADABLE, digest_of
 from visual_search.marks import mark_unmarked
@@ -56,7 +57,7 @@ def mark_due_retries(version: IndexVersion, database: str) -> int:
     keys = list(due.values_list("key", flat=True)[:SLICE])
     with transaction.atomic(using=database):
         marked = mark_unmarked(keys, kind=IndexMark.Kind.RETRY)
-        due.filter(key__in=keys).update(next_attempt_at=None)
+        update_in_order(due.filter(key__in=keys), next_attempt_at=None)
     return marked
 
 
