@@ -488,3 +488,33 @@ def test_facets__give_the_bounds_of_numbers(client: Client, shop: Any) -> None:
     hats = client.get(f"{API}facets/", {"category": "hats"}).json()
     assert hats["bounds"] == {"price": {"minimum": 20.0, "maximum": 20.0}}
     assert client.get(f"{API}facets/", {"category": "none"}).json()["bounds"] == {"price": None}
+
+
+def test_file_under_another_name__is_an_error_that_names_the_right_one(client: Client, shop: Any) -> None:
+    for address in (SEARCH, f"{API}photos/"):
+        answer = client.post(address, {"image": upload(photo_bytes()), "photo": upload(photo_bytes())})
+        assert (answer.status_code, answer.json()["code"]) == (400, "photo_misnamed")
+        assert "not as 'image'" in answer.json()["detail"]
+
+
+def test_kept_photo_with_anything_else__is_refused(client: Client, shop: Any) -> None:
+    answer = client.post(f"{API}photos/", {"photo": upload(photo_bytes()), "crop": "0,0,1,1"})
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_query")
+
+
+@pytest.mark.parametrize("fields", [{"q": "red"}, {"text": "red"}, {"token": "x"}, {"like": "1"}])
+def test_similar_with_what_needs_an_encoder__is_refused(client: Client, shop: Any, fields: Any) -> None:
+    answer = client.get(f"{API}similar/", {"product": shop[0].pk} | fields)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_query")
+
+
+def test_page__ignores_what_newsletters_and_ads_add_to_an_address(client: Client, shop: Any) -> None:
+    page = client.get(PAGE, {"q": "a", "utm_source": "news", "fbclid": "x"})
+    assert page.status_code == 200
+    assert page.content.decode().count('class="vs-hit"') == 2
+
+
+def test_page_that_can_not_answer_now__says_when_to_come_back(client: Client, index: Any) -> None:
+    page = client.get(PAGE, {"q": "a"})
+    assert page.status_code == 503
+    assert page["Retry-After"]

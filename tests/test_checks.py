@@ -99,6 +99,17 @@ def test_cache_that_is_unfit_for_photos__is_named(settings: Any, tmp_path: Any, 
     assert ids(api_checks.check_deployed_cache()) == (["visual_search.W044"] if "locmem" in backend else [])
 
 
+def test_deployed_policies__name_trusted_addresses_and_asked_logins(settings: Any) -> None:
+    settings.REST_FRAMEWORK = {"NUM_PROXIES": 1}
+    assert api_checks.check_deployed_policies() == []
+    asks = ["rest_framework.permissions.IsAuthenticated"]
+    settings.REST_FRAMEWORK = {"DEFAULT_PERMISSION_CLASSES": asks}
+    assert ids(api_checks.check_deployed_policies()) == ["visual_search.W045", "visual_search.I046"]
+    allowed = ["rest_framework.permissions.AllowAny"]
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"PERMISSION_CLASSES": allowed}
+    assert ids(api_checks.check_deployed_policies()) == ["visual_search.W045"]
+
+
 def test_setting_that_is_no_dict__is_named(settings: Any) -> None:
     settings.VISUAL_SEARCH = "photo search"
     assert ids(checks.check_settings()) == ["visual_search.E001"]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -45,7 +48,15 @@ def demo(starter_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     )
     command = [sys.executable, str(ROOT / "manage.py"), "demo", "--port", str(port)]
     with log.open("wb") as out:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=out)
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+            preexec_fn=heed_interrupts,
+        )
     try:
         deadline = time.monotonic() + READY_SECONDS
         while not answers(f"http://127.0.0.1:{port}/"):
@@ -54,8 +65,40 @@ def demo(starter_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
             time.sleep(0.5)
         yield folder, f"127.0.0.1:{port}"
     finally:
-        process.terminate()
+        # As a terminal's Ctrl-C does: to the whole group, of which the worker must not be a part.
+        os.killpg(process.pid, signal.SIGINT)
         process.wait(timeout=60)
+    assert processes_of(folder) == []
+
+
+def heed_interrupts() -> None:
+    """In the child: a shell that runs the tests in the background has SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Return the processes that work in a demo's folder."""
+    wanted = f"SHOP_STATE_DIR={folder / '.demo'}\0".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):  # ended meanwhile, or no process
+            if entry.name.isdigit() and wanted in (entry / "environ").read_bytes():
+                found.append((entry / "cmdline").read_text())
+    return found
+
+
+def test_demo_on_a_port_that_is_taken__says_so_before_it_starts_anything(
+    demo: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder, address = demo
+    before = len(processes_of(folder))
+    command = [sys.executable, str(ROOT / "manage.py"), "demo", "--port", address.partition(":")[2]]
+    environment = own_environment(SHOP_STATE_DIR=str(folder / ".demo"), DJANGO_SETTINGS_MODULE="example_shop.settings")
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "can't be used" in done.stderr
+    assert "1. Checkpoint" not in done.stdout
+    assert len(processes_of(folder)) == before
 
 
 def answers(address: str) -> bool:

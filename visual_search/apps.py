@@ -24,6 +24,7 @@ class VisualSearchConfig(AppConfig):
 
             register(api_checks.check_api, "visual_search")
             register(api_checks.check_deployed_cache, "visual_search", deploy=True)
+            register(api_checks.check_deployed_policies, "visual_search", deploy=True)
         register(index_checks.check_index, Tags.database)
         signals.connect()
         if apps.is_installed("drf_spectacular"):

@@ -183,7 +183,8 @@ def _wrong_model(catalog: Catalog) -> Iterator[CheckMessage]:
         catalog.image_field()
         relations.relations()
     except Exception as error:  # whatever is wrong with the catalogue, it is said here
-        yield Error(f"{name}.images = {catalog.images!r}: {error}", id="visual_search.E013")
+        told = str(error) if isinstance(error, ConfigurationError) else f"{name}.images = {catalog.images!r}: {error}"
+        yield Error(told, id="visual_search.E013")
 
 
 def _wrong_filters(catalog: Catalog) -> Iterator[CheckMessage]:

@@ -141,7 +141,7 @@ def compose(query: SearchQuery, version: IndexVersion, timer: Timer) -> tuple[Ve
         total -= query.unlike_weight * stored[key]
     length = float(np.linalg.norm(total))
     if length < 1e-6:
-        raise InvalidQuery("The parts of this query cancel each other out.")
+        raise InvalidQuery("Nothing is left of this query: its parts cancel each other out, or their weights are 0.")
     return total / np.float32(length), reports
 
 

@@ -23,7 +23,8 @@ def check_queue(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     """django-q2: installed, one broker for shop and worker, a cluster of its own that does not retry for ever."""
     if not apps.is_installed("django_q"):
         hint = 'Install django-q2 and add "django_q" to INSTALLED_APPS; `reindex_products --here` needs no queue.'
-        return [Warning("django-q2 is not installed: nothing indexes products.", hint=hint, id="visual_search.W020")]
+        message = "django_q is not in INSTALLED_APPS: nothing indexes products."
+        return [Warning(message, hint=hint, id="visual_search.W020")]
     name = conf.get_settings().QUEUE_CLUSTER
     if name not in _cluster_names():
         return [

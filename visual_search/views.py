@@ -11,12 +11,18 @@ from django.utils.translation import gettext
 from django.views.decorators.http import require_http_methods
 from rest_framework.exceptions import Throttled
 
-from visual_search.api.serializers import read_query
-from visual_search.api.views import check_throttles, explain, refuse_large_upload, without_transaction
+from visual_search.api.serializers import SearchRequestSerializer, read_query
+from visual_search.api.views import (
+    RETRY_AFTER_SECONDS,
+    check_throttles,
+    explain,
+    refuse_large_upload,
+    without_transaction,
+)
 from visual_search.catalog import get_catalog
 from visual_search.exceptions import VisualSearchError
 from visual_search.facets import count_facets, is_at_hand
-from visual_search.filters import Boolean, Number
+from visual_search.filters import Boolean, Number, parameter_names
 from visual_search.search import ProductHit, SearchResults, search
 
 FALLBACK = 8  # nearest products shown where nothing is close enough
@@ -34,7 +40,7 @@ def search_page(request: HttpRequest) -> HttpResponse:
             check_throttles(request)
             data = request.POST
         if is_asked(request, data):
-            query = replace(read_query(data, request.FILES.getlist("photo")), fallback=FALLBACK)
+            query = replace(read_query(known_parameters(data), request.FILES.getlist("photo")), fallback=FALLBACK)
             results = search(query, request=request)
             context["hits"] = [card(hit) for hit in results.hits or results.fallback]
             context["is_nothing_close"] = results.is_nothing_close
@@ -50,7 +56,19 @@ def search_page(request: HttpRequest) -> HttpResponse:
         "fields": fields,
         "has_filters": any(field["value"] for field in fields),
     }
-    return render(request, "visual_search/search.html", context, status=status)
+    response = render(request, "visual_search/search.html", context, status=status)
+    if status in (429, 503):
+        response["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return response
+
+
+def known_parameters(data: QueryDict) -> QueryDict:
+    """Return what a search understands: addresses in newsletters and ads carry more than that."""
+    known = {*SearchRequestSerializer().fields, *parameter_names(get_catalog().filters)}
+    kept = data.copy()
+    for name in set(kept) - known:
+        del kept[name]
+    return kept
 
 
 def is_asked(request: HttpRequest, data: QueryDict) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.conf import settings as django_settings
 from django.core.cache import InvalidCacheBackendError, caches
-from django.core.checks import CheckMessage, Error, Warning
+from django.core.checks import CheckMessage, Error, Info, Warning
 from django.utils.module_loading import import_string
 
 from visual_search.conf import get_settings
@@ -31,6 +31,32 @@ def check_deployed_cache(app_configs: Any = None, **kwargs: Any) -> list[CheckMe
             "visual_search.W044",
         )
     )
+
+
+def check_deployed_policies(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
+    """Who may search, and by which address is counted? Runs with `check --deploy`."""
+    from rest_framework.settings import api_settings
+
+    found: list[CheckMessage] = []
+    if api_settings.NUM_PROXIES is None:
+        found.append(
+            Warning(
+                "Photos are counted by X-Forwarded-For as the shopper's browser sends it: anybody can get around it.",
+                hint='Say how many proxies there are: REST_FRAMEWORK = {"NUM_PROXIES": 1}; 0 for none.',
+                id="visual_search.W045",
+            )
+        )
+    policies: list[Any] = list(api_settings.DEFAULT_PERMISSION_CLASSES)
+    asks = [policy.__name__ for policy in policies if policy.__name__ != "AllowAny"]
+    if get_settings().PERMISSION_CLASSES is None and asks:
+        found.append(
+            Info(
+                f"REST_FRAMEWORK asks for {', '.join(asks)}: so does the search.",
+                hint='For shoppers, set PERMISSION_CLASSES to ["rest_framework.permissions.AllowAny"].',
+                id="visual_search.I046",
+            )
+        )
+    return found
 
 
 def _wrong_classes() -> Iterator[CheckMessage]:

@@ -27,7 +27,7 @@ class SearchAddressSerializer(serializers.SearchRequestSerializer):
 
 
 class SimilarAddressSerializer(SearchAddressSerializer):
-    like = None  # type: ignore[assignment]
+    text = q = token = crop = like = None  # type: ignore[assignment]
     product = CharField(help_text="The key of the product.")
 
 

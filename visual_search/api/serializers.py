@@ -225,7 +225,8 @@ def read_photos(data: QueryDict, uploads: Sequence[UploadedFile[Any]]) -> list[P
     if not any(crops):
         crops = [None] * (len(uploads) + len(tokens))
     if len(crops) != len(uploads) + len(tokens):
-        message = f"There are {len(uploads) + len(tokens)} photos and {len(crops)} crops; an empty one takes it all."
+        given = f"{len(crops)} for {len(uploads) + len(tokens)}"
+        message = f"Each photo takes one crop, an empty one for all of it; here: {given}."
         raise InvalidQuery(message, code="invalid_crop")
     photos = [read_photo(cast(BinaryIO, upload), crop=crop) for upload, crop in zip(uploads, crops, strict=False)]
     return photos + [find_photo(token, crop=crop) for token, crop in zip(tokens, crops[len(uploads) :], strict=True)]

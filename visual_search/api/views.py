@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 FORM_BYTES = 1024 * 1024  # what a form may weigh besides its photos
 TOO_LARGE = {"photo_too_large", "photo_too_many_pixels"}
 RETRY_AFTER_SECONDS = 10
+NOT_SIMILAR = {"q", "text", "photo", "token", "crop", "like"}  # they would need the encoder, or are the product
 SHOPPERS_SENTENCE = "The search is not available at the moment. Please try again soon."
 
 
@@ -51,6 +52,12 @@ def refuse_large_upload(request: HttpRequest) -> None:
     if announced > limit * settings.MAX_PHOTOS + FORM_BYTES:
         megabytes = f"{limit / 2**20:.3g} MB"
         raise PhotoRejected(f"This photo is too large. Use one below {megabytes}.", code="photo_too_large")
+
+
+def refuse_other_files(request: Request) -> None:
+    """Refuse files that nobody would look at. Raises PhotoRejected."""
+    if others := sorted(set(request.FILES) - {"photo"}):
+        raise PhotoRejected(f"Send photos as 'photo', not as {others[0][:40]!r}.", code="photo_misnamed")
 
 
 def without_transaction(view: Any) -> Any:
@@ -119,6 +126,7 @@ class SearchView(SearchAPIView):
         return self.answer(request, request.query_params, [])
 
     def post(self, request: Request) -> Response:
+        refuse_other_files(request)
         data = request.POST.copy()
         data.update(request.query_params)  # of both, the address is the last and counts: `next` changes the offset
         return self.answer(request, data, request.FILES.getlist("photo"))
@@ -129,9 +137,11 @@ class SimilarView(SearchAPIView):
 
     def get(self, request: Request) -> Response:
         data = request.query_params.copy()
-        keys = data.pop("product", [])
+        keys = [key for key in data.pop("product", []) if key]
         if len(keys) != 1:
             raise InvalidQuery("Name one product: ?product=<key>.")
+        if others := sorted(NOT_SIMILAR & set(data)):
+            raise InvalidQuery(f"similar/ takes a product, filters and paging; {others[0]!r} belongs to search/.")
         data.setlist("like", keys)
         data.setdefault("limit", str(SIMILAR_LIMIT))
         return self.answer(request, data, [])
@@ -143,6 +153,9 @@ class PhotosView(SearchAPIView):
     parser_classes = [MultiPartParser]
 
     def post(self, request: Request) -> Response:
+        refuse_other_files(request)
+        if others := sorted({*request.POST, *request.query_params} - {*IGNORED, "photo"}):
+            raise InvalidQuery(f"photos/ takes a photo and nothing else; {others[0][:40]!r} belongs to search/.")
         uploads = request.FILES.getlist("photo")
         if len(uploads) != 1:
             raise PhotoRejected("Please send one photo, as a file.", code="photo_not_single")
@@ -180,7 +193,7 @@ class HealthView(SearchAPIView):
 
     def get(self, request: Request) -> Response:
         if reason := why_not_ready():
-            logger.info("Not ready: %s", reason)
+            logger.warning("Not ready: %s", reason)
             body = {"code": "not_ready", "detail": "This process can't answer searches yet; its log says why."}
             return Response(body, status=status.HTTP_503_SERVICE_UNAVAILABLE)
         return Response({"status": "ok"})

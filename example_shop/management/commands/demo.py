@@ -6,6 +6,7 @@ import argparse
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -42,12 +43,17 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         # Ended by `kill`, too, the demo takes its worker with it.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        if not options["no_serve"]:
+            check_port(options["port"])
         settings.STATE_DIR.mkdir(parents=True, exist_ok=True)
         self.say("1. Checkpoint: a small dual encoder from published weights")
         call_command("build_starter_checkpoint", settings.VISUAL_SEARCH["CHECKPOINT"])
         self.say("2. Database and catalogue")
         call_command("migrate", verbosity=0)
-        call_command("load_catalog", options["source"])
+        if count := Product.objects.count():  # what was changed in the admin stays
+            self.stdout.write(f"{count} products are here already; `manage.py load_catalog SOURCE` loads others.")
+        else:
+            call_command("load_catalog", options["source"])
         with self.worker():
             self.say("3. Indexing, by the queue worker")
             started, waiting = time.perf_counter(), IndexMark.objects.exists()
@@ -69,7 +75,15 @@ class Command(BaseCommand):
         command = [sys.executable, "manage.py", "qcluster"]
         environment = os.environ | {"Q_CLUSTER_NAME": "embedding"}
         with log.open("ab") as out:
-            process = subprocess.Popen(command, cwd=settings.BASE_DIR, env=environment, stdout=out, stderr=out)  # noqa: S603
+            process = subprocess.Popen(  # noqa: S603
+                command,
+                cwd=settings.BASE_DIR,
+                env=environment,
+                stdout=out,
+                stderr=out,
+                # A Ctrl-C in the terminal is ours alone: told twice to stop, django-q2 never does.
+                start_new_session=True,
+            )
         try:
             yield
             if process.poll() is not None:
@@ -78,8 +92,8 @@ class Command(BaseCommand):
             process.terminate()
             try:
                 process.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            except (subprocess.TimeoutExpired, KeyboardInterrupt):
+                os.killpg(process.pid, signal.SIGKILL)
 
     def search(self) -> None:
         products = Product.objects.filter(is_published=True, images__isnull=False)
@@ -113,3 +127,14 @@ class Command(BaseCommand):
             kept.write_text(password)
             kept.chmod(0o600)
         return kept.read_text()
+
+
+def check_port(port: int) -> None:
+    """Look before anything is started: runserver would end the process without a word to its worker."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            advice = "Name another one: `make demo PORT=8001`."
+            raise CommandError(f"Port {port} can't be used: {error.strerror}. {advice}") from error

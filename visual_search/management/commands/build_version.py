@@ -30,5 +30,5 @@ class Command(IndexCommand):
         failed = version.entries.filter(state__in=[IndexEntry.State.FAILED, IndexEntry.State.PARTIAL])
         self.stdout.write(f"Built: {left} products worked on, {report.embedded} images embedded.")
         for key, state, error in failed.order_by("key").values_list("key", "state", "error")[:20]:
-            self.stderr.write(f"  {key} {state}: {error}")
+            self.stderr.write(f"  product {key} {state}: {error}")
         self.stdout.write(f"Make it the one that searches use: `manage.py switch_version {version.pk}`.")

@@ -27,7 +27,7 @@ class Command(IndexCommand):
         for label, value in lines(found):
             self.stdout.write(f"{label:<12} {value}")
         for key, state, error in failures(found.version):
-            self.stdout.write(f"  {key} {state}: {error}")
+            self.stdout.write(f"  product {key} {state}: {error}")
         if found.problem:
             self.stderr.write(found.problem)
 

@@ -133,4 +133,4 @@ class Command(IndexCommand):
         counted = ", ".join(f"{count} {state}" for state, count in states.items() if count)
         self.stdout.write(f"The whole index: {counted}." if counted else "Nothing is indexed.")
         for key, state, error in status.failures(versions.find_active()):
-            self.stderr.write(f"  {key} {state}: {error}")
+            self.stderr.write(f"  product {key} {state}: {error}")

@@ -12,8 +12,10 @@ from django.core.management.base import CommandError
 from visual_search.catalog import get_catalog
 from visual_search.exceptions import ConfigurationError
 from visual_search.filters import Number, parameter_names, parse_filters
+from visual_search.images import MIN_SIDE_PX
 from visual_search.management.base import IndexCommand
 from visual_search.photos import parse_crop
+from visual_search.query import checked
 from visual_search.search import SearchQuery, SearchResults, read_photo, search, warm_up
 
 
@@ -44,7 +46,9 @@ class Command(IndexCommand):
                 )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        query = self.read_query(options)
+        query = checked(self.read_query(options))
+        for photo in query.photos:  # refused before the encoder is loaded for nothing
+            photo.decode(target_px=MIN_SIDE_PX)
         warm_up()
         self.print_table(search(query))
 
