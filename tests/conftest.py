@@ -7,12 +7,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+import hypothesis
 import pytest
 from django.conf import settings as django_settings
 from django.core.cache import cache
 from django.core.files.base import ContentFile
 
 from tests.drawings import photo_bytes
+
+# CI draws the same examples each time, so that a change fails for what it did; elsewhere every run looks at others.
+hypothesis.settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
 
 REQUIRED = set(filter(None, os.environ.get("REQUIRE", "").split(",")))
 # Started by test_postgres.py in a process of its own, whose database is a real PostgreSQL.
