@@ -445,6 +445,22 @@ def test_photos__are_counted_by_rate_and_texts_are_not(client: Client, shop: Any
     assert client.get(SEARCH, {"token": token}).status_code == 200
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda client, token: client.get(SEARCH, {"token": token}),
+        lambda client, token: client.post(SEARCH, f"token={token}", content_type="application/x-www-form-urlencoded"),
+        lambda client, token: client.get(PAGE, {"q": "a", "token": token}),
+        lambda client, token: client.post(PAGE, {"token": token}),
+    ],
+    ids=["api address", "api form", "page address", "page form"],
+)
+def test_token__is_counted_wherever_it_stands(client: Client, shop: Any, settings: Any, ask: Any) -> None:
+    token = keep(client, photo_bytes(seed=100))
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"PHOTO_RATE": "1/min"}
+    assert [ask(client, token).status_code, ask(client, token).status_code] == [200, 429]
+
+
 def test_photos_on_the_page__are_counted_too(client: Client, shop: Any, settings: Any) -> None:
     settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"PHOTO_RATE": "1/min"}
     answers = [client.post(PAGE, {"photo": upload(photo_bytes(seed=100))}).status_code for _ in range(2)]

@@ -37,9 +37,9 @@ def search_page(request: HttpRequest) -> HttpResponse:
     try:
         if request.method == "POST":
             refuse_large_upload(request)
-            check_throttles(request)
             data = request.POST
         if is_asked(request, data):
+            check_throttles(request)
             query = replace(read_query(known_parameters(data), request.FILES.getlist("photo")), fallback=FALLBACK)
             results = search(query, request=request)
             context["hits"] = [card(hit) for hit in results.hits or results.fallback]

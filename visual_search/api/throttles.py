@@ -12,7 +12,7 @@ from visual_search.conf import get_settings
 
 
 class PhotoThrottle(SimpleRateThrottle):
-    """Count the requests with a photo of one user, or of one address. Others pass freely."""
+    """Count the forms and tokens that one user, or one address, sends. Searches in words alone pass freely."""
 
     scope = "visual_search_photo"
 
@@ -29,5 +29,5 @@ class PhotoThrottle(SimpleRateThrottle):
 
 
 def carries_photo(request: Request) -> bool:
-    """Say whether a request uploads something or names a kept photo. Its body is not read."""
-    return request.content_type.startswith("multipart/") or "token" in request.query_params
+    """Say whether a request may upload something or name a kept photo. Its body, which may, is not read."""
+    return request.method == "POST" or "token" in request.query_params
