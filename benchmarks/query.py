@@ -29,16 +29,13 @@ def main() -> None:
     parser.add_argument("--searches", type=int, default=60)
     options = parser.parse_args()
     with temporary_shop():
-        from django.conf import settings
         from django.core.cache import cache
-        from django.test import override_settings
 
-        with override_settings(VISUAL_SEARCH=settings.VISUAL_SEARCH | {"PHOTO_RATE": None}):
-            for images in (1, 3):
-                cache.clear()
-                fill(options.products, images)
-                print(f"\n{options.products} products with {images} image(s) each")
-                measure(options.searches)
+        for images in (1, 3):
+            cache.clear()
+            fill(options.products, images)
+            print(f"\n{options.products} products with {images} image(s) each")
+            measure(options.searches)
 
 
 def fill(products: int, images: int) -> None:

@@ -23,12 +23,14 @@ def temporary_shop() -> Iterator[Path]:
         django.setup()
         from django.conf import settings
         from django.core.management import call_command
+        from django.test import override_settings
 
         settings.ALLOWED_HOSTS = ["testserver"]
         call_command("build_starter_checkpoint", checkpoint, verbosity=0)
         call_command("migrate", verbosity=0)
         try:
-            yield Path(folder)
+            with override_settings(VISUAL_SEARCH=settings.VISUAL_SEARCH | {"PHOTO_RATE": None}):  # all from one shopper
+                yield Path(folder)
         finally:
             from visual_search.components import close_stores
 
