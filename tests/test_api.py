@@ -73,6 +73,17 @@ def test_too_many_searches_at_once__are_a_503_with_retry_after(client: Client, s
     assert (answer.status_code, answer.json()["code"], answer["Retry-After"]) == (503, "search_busy", "10")
 
 
+def test_photo_to_be_kept_beyond_the_turns_there_are__is_told_to_come_back(
+    client: Client, settings: Any, db: Any
+) -> None:
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"ENCODE_CONCURRENCY": 1, "ENCODE_WAIT_SECONDS": 0.05}
+    with encode_slot():
+        answer = client.post(f"{API}photos/", {"photo": upload(photo_bytes())})
+    assert (answer.status_code, answer.json()["code"]) == (503, "search_busy")
+    assert answer["Retry-After"]
+    assert client.post(f"{API}photos/", {"photo": upload(photo_bytes())}).status_code == 201
+
+
 def test_post_photo_and_text_with_filters__answers(client: Client, shop: Any) -> None:
     fields = {
         "photo": upload(photo_bytes(seed=100)),

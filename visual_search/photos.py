@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from django.core import signing
 from django.core.cache import caches
 
+from visual_search.components import encode_slot
 from visual_search.conf import get_settings
 from visual_search.exceptions import InvalidQuery, PhotoRejected, Unavailable
 from visual_search.images import Crop, decode_photo, encode_jpeg
@@ -100,9 +101,10 @@ def parse_crop(value: str) -> Crop | None:
 
 
 def keep_photo(photo: Photo) -> KeptPhoto:
-    """Keep a photo for PHOTO_TOKEN_SECONDS and return its token. Raises PhotoRejected, Unavailable."""
-    image = photo.decode(KEPT_PX)
-    data = encode_jpeg(image, longest_px=KEPT_PX)
+    """Keep a photo for PHOTO_TOKEN_SECONDS and return its token. Raises PhotoRejected, Busy, Unavailable."""
+    with encode_slot():  # decoding is what a hostile photo makes dear, here as in a search
+        image = photo.decode(KEPT_PX)
+        data = encode_jpeg(image, longest_px=KEPT_PX)
     seconds = get_settings().PHOTO_TOKEN_SECONDS
     name = secrets.token_urlsafe(24)
     try:
