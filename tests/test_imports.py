@@ -14,7 +14,9 @@ PACKAGE = Path(__file__).parent.parent / "visual_search"
 HEAVY = ["torch", "transformers", "rembg", "onnxruntime", "qdrant_client", "qdrant_edge", "faiss"]
 
 # From the edges inwards: a module may import from its own layer and from those below (docs/architecture.md).
-EDGES = "api views urls admin management checks index_checks queue_checks apps test signals tasks"
+EDGES = (
+    "api views storefront templatetags urls admin management checks index_checks queue_checks apps test signals tasks"
+)
 LAYERS = [
     set(EDGES.split()),
     {"status", "verifying"},
@@ -25,7 +27,7 @@ LAYERS = [
     {"claims", "feed", "marks"},
     {"queue", "versions", "leases"},
     {"components", "photos", "relations"},
-    {"models", "catalog", "filters", "conf"},
+    {"models", "catalog", "filters", "conf", "messages"},
     {"images", "encoders", "checkpoints", "starter", "stores", "preparation"},
     {"background", "signatures"},
     {"exceptions"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -89,6 +89,22 @@ class Catalog:
         """Return the address of the product's page, or an empty string."""
         get_absolute_url = getattr(product, "get_absolute_url", None)
         return str(get_absolute_url()) if callable(get_absolute_url) else ""
+
+    def subtitle(self, product: Any) -> str:
+        """Return the line beneath the title in results, such as the price; empty for none."""
+        return ""
+
+    def thumbnail(self, image: FieldFile) -> str:
+        """Return the address of the picture that result cards show; override it where small renditions are made."""
+        return str(image.url)
+
+    def filter_label(self, name: str) -> str:
+        """Return what shoppers call a filter. Numbers: "Price"; booleans: what is true of the product, "In stock"."""
+        return name.replace("_", " ").capitalize()
+
+    def value_labels(self, name: str, values: Collection[str]) -> Mapping[str, str]:
+        """Return what shoppers call the values of a keyword filter; one that is left out is shown as it is."""
+        return {}
 
     def images_of(self, product: Any) -> list[CatalogImage]:
         """Return the product's images, the main one first; rows without a file are passed over."""

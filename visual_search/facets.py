@@ -24,9 +24,10 @@ class Facets:
     timings_ms: Mapping[str, float]
 
 
-def count_facets(filters: Filters | None = None) -> Facets:
+def count_facets(filters: Filters | None = None, *, with_alternatives: bool = False) -> Facets:
     """Return what there is to choose from, among the products that `filters` let through.
 
+    with_alternatives: count each filter's values as if that filter alone were not set: what it may be changed to.
     Products are counted by their main image. What `visible_to` hides from one request is counted too: declare it as a
     filter where even that must not be known.
     Raises IndexEmpty, IndexOutdated, StoreUnavailable.
@@ -41,11 +42,19 @@ def count_facets(filters: Filters | None = None) -> Facets:
     bounds: dict[str, Range | None] = {}
     with timer("store"):
         for name, declared in get_catalog().filters.items():
+            among = without(products, name) if with_alternatives else products
             if isinstance(declared, Number):
-                bounds[name] = store.bounds(name, products)
+                bounds[name] = store.bounds(name, among)
             else:
-                values[name] = store.facet(name, products, limit=MAX_VALUES)
+                values[name] = store.facet(name, among, limit=MAX_VALUES)
     return Facets(values, bounds, timer.stages)
+
+
+def without(filters: Filters, name: str) -> Filters:
+    """Return the filters but one."""
+    any_of = {key: value for key, value in filters.any_of.items() if key != name}
+    ranges = {key: value for key, value in filters.ranges.items() if key != name}
+    return replace(filters, any_of=any_of, ranges=ranges)
 
 
 def is_at_hand() -> bool:

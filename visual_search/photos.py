@@ -67,12 +67,16 @@ class Photo:
 
 @dataclass(frozen=True, slots=True)
 class KeptPhoto:
-    """What the shopper's browser needs to know of a photo that is kept. width, height: pixels, upright."""
+    """What the shopper's browser needs to know of a photo that is kept. width, height: pixels, upright.
+
+    photo: what is kept, to search with at once: later searches by the token then find the same.
+    """
 
     token: str
     width: int
     height: int
     seconds: int
+    photo: Photo
 
 
 def read_photo(upload: bytes | BinaryIO, *, crop: Crop | None = None) -> Photo:
@@ -101,7 +105,10 @@ def parse_crop(value: str) -> Crop | None:
 
 
 def keep_photo(photo: Photo) -> KeptPhoto:
-    """Keep a photo for PHOTO_TOKEN_SECONDS and return its token. Raises PhotoRejected, Busy, Unavailable."""
+    """Keep a photo for PHOTO_TOKEN_SECONDS, cropped if it is, and return its token.
+
+    Raises PhotoRejected, Busy, Unavailable.
+    """
     with encode_slot():  # decoding is what a hostile photo makes dear, here as in a search
         image = photo.decode(KEPT_PX)
         data = encode_jpeg(image, longest_px=KEPT_PX)
@@ -112,7 +119,8 @@ def keep_photo(photo: Photo) -> KeptPhoto:
     except Exception as error:  # each backend raises errors of its own client
         raise Unavailable(f"The photo could not be kept: {type(error).__name__}: {error}") from error
     scale = min(1.0, KEPT_PX / max(image.size))
-    return KeptPhoto(signing.dumps(name, salt=SALT), round(image.width * scale), round(image.height * scale), seconds)
+    width, height = round(image.width * scale), round(image.height * scale)
+    return KeptPhoto(signing.dumps(name, salt=SALT), width, height, seconds, Photo(data))
 
 
 def find_photo(token: str, *, crop: Crop | None = None) -> Photo:

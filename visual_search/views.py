@@ -1,17 +1,19 @@
-"""The results page: a form that works without JavaScript, and the products found."""
+"""The search page, and its results alone for the widget's script. Both work from the same address."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 
+from django.core.files.uploadedfile import UploadedFile
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import render
-from django.utils.translation import gettext
+from django.utils.cache import patch_cache_control
 from django.views.decorators.http import require_http_methods
 from rest_framework.exceptions import Throttled
 
-from visual_search.api.serializers import SearchRequestSerializer, read_query
+from visual_search.api.serializers import read_query
 from visual_search.api.views import (
     RETRY_AFTER_SECONDS,
     check_throttles,
@@ -19,11 +21,12 @@ from visual_search.api.views import (
     refuse_large_upload,
     without_transaction,
 )
-from visual_search.catalog import get_catalog
-from visual_search.exceptions import VisualSearchError
-from visual_search.facets import count_facets, is_at_hand
-from visual_search.filters import Boolean, Number, parameter_names
-from visual_search.search import ProductHit, SearchResults, search
+from visual_search.exceptions import Busy, Unavailable, VisualSearchError
+from visual_search.query import SearchQuery
+from visual_search.search import keep_photo, search
+from visual_search.storefront import QUESTIONS, Storefront, changed, read_parameters
+
+logger = logging.getLogger(__name__)
 
 FALLBACK = 8  # nearest products shown where nothing is close enough
 
@@ -31,91 +34,79 @@ FALLBACK = 8  # nearest products shown where nothing is close enough
 @without_transaction
 @require_http_methods(["GET", "HEAD", "POST"])
 def search_page(request: HttpRequest) -> HttpResponse:
-    """Show the form, and below it what was found. A photo is searched with and forgotten."""
-    data, status = request.GET, 200
-    context: dict[str, Any] = {}
-    try:
-        if request.method == "POST":
-            refuse_large_upload(request)
-            data = request.POST
-        if is_asked(request, data):
-            check_throttles(request)
-            query = replace(read_query(known_parameters(data), request.FILES.getlist("photo")), fallback=FALLBACK)
-            results = search(query, request=request)
-            context["hits"] = [card(hit) for hit in results.hits or results.fallback]
-            context["is_nothing_close"] = results.is_nothing_close
-            context |= {"was_searched": True, "next": next_page(request, data, results)}
-    except VisualSearchError as error:
-        status, context["error"] = explain(error)
-    except Throttled as throttled:
-        detail = gettext("You have sent many photos in a short time. Please try again in a minute.")
-        status, context["error"] = throttled.status_code, {"code": throttled.default_code, "detail": detail}
-    fields = form_fields(data)
-    context |= {
-        "text": data.get("text") or data.get("q", ""),
-        "fields": fields,
-        "has_filters": any(field["value"] for field in fields),
-    }
-    response = render(request, "visual_search/search.html", context, status=status)
-    if status in (429, 503):
-        response["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    """Show the form, and below it what was found."""
+    return respond(request, "visual_search/search.html")
+
+
+@without_transaction
+@require_http_methods(["GET", "HEAD", "POST"])
+def results(request: HttpRequest) -> HttpResponse:
+    """Show what the same address of the search page shows, without the page around it: filters, results, error."""
+    return respond(request, "visual_search/results.html")
+
+
+def respond(request: HttpRequest, template: str) -> HttpResponse:
+    """Answer a search in the page, or the empty form. Errors stand in the page, with their status."""
+    store, status, seconds = look(request)
+    store.complete(request)
+    response = render(request, template, {"visual_search": store}, status=status)
+    if seconds is not None:
+        response["Retry-After"] = str(seconds)
+    patch_cache_control(response, private=True)
+    if store.data:
+        response["X-Robots-Tag"] = "noindex"
     return response
 
 
-def known_parameters(data: QueryDict) -> QueryDict:
-    """Return what a search understands: addresses in newsletters and ads carry more than that."""
-    known = {*SearchRequestSerializer().fields, *parameter_names(get_catalog().filters)}
-    kept = data.copy()
-    for name in set(kept) - known:
-        del kept[name]
-    return kept
-
-
-def is_asked(request: HttpRequest, data: QueryDict) -> bool:
-    """Say whether this is a search, or the empty form."""
-    return request.method == "POST" or any(data.get(name, "").strip() for name in ("text", "q"))
-
-
-def card(hit: ProductHit) -> dict[str, Any]:
-    catalog = get_catalog()
-    return {
-        "product": hit.product,
-        "title": catalog.title(hit.product),
-        "url": catalog.url(hit.product),
-        "image_url": hit.image.file.url if hit.image else "",
-        "score": hit.score,
-    }
-
-
-def next_page(request: HttpRequest, data: QueryDict, results: SearchResults) -> str:
-    """Return the address of the next page of a text search; a photo would have to be sent again."""
-    if results.next_offset is None or request.FILES:
-        return ""
-    address = data.copy()
-    address.pop("csrfmiddlewaretoken", None)
-    address["offset"] = str(results.next_offset)
-    return f"{request.path}?{address.urlencode()}"
-
-
-def known_choices() -> dict[str, dict[str | bool, int]]:
-    """Return the filters' values to choose from; nothing before this process has its store: people can still type."""
+def look(request: HttpRequest) -> tuple[Storefront, int, int | None]:
+    """Return what was found, the status, and after how many seconds to ask again where that may help."""
+    store = Storefront(QueryDict())
+    seconds: int | None = None
+    status = 200
     try:
-        return count_facets().values if is_at_hand() else {}
-    except VisualSearchError:
-        return {}
+        if request.method == "POST":
+            refuse_large_upload(request)
+        given = request.POST if request.method == "POST" else request.GET
+        store.data = read_parameters(given)
+        if uploads(request) and store.token:  # the form's earlier photo
+            store.data = changed(store.data, token=None, crop=None)
+        if request.method == "POST" or any(store.data.get(name) for name in QUESTIONS):
+            check_throttles(request)
+            query = replace(read_query(search_data(store.data, given), uploads(request)), fallback=FALLBACK)
+            query, store.data = keep(query, store.data, uploads(request))
+            store.show(search(query, request=request), request)
+    except VisualSearchError as error:
+        status, body = explain(error)
+        store.refuse(body["code"])
+    except Throttled as throttled:
+        status, seconds = throttled.status_code, int(getattr(throttled, "wait", None) or RETRY_AFTER_SECONDS)
+        store.refuse(throttled.default_code)
+    return store, status, RETRY_AFTER_SECONDS if status == 503 else seconds
 
 
-def form_fields(data: QueryDict) -> list[dict[str, Any]]:
-    """Return the declared filters as form fields with what was entered."""
-    fields: list[dict[str, Any]] = []
-    choices = known_choices()
-    for name, declared in get_catalog().filters.items():
-        label = name.replace("_", " ").capitalize()
-        if isinstance(declared, Number):
-            sides = [(f"min_{name}", f"{label} from"), (f"max_{name}", f"{label} to")]
-            fields += [{"name": n, "label": text, "kind": "number", "value": data.get(n, "")} for n, text in sides]
-        else:
-            kind = "boolean" if isinstance(declared, Boolean) else "keyword"
-            fields.append({"name": name, "label": label, "kind": kind, "value": data.get(name, "")})
-            fields[-1]["choices"] = sorted(choices.get(name, ())) if kind == "keyword" else ()
-    return fields
+def uploads(request: HttpRequest) -> list[UploadedFile[Any]]:
+    return request.FILES.getlist("photo") if request.method == "POST" else []
+
+
+def search_data(data: QueryDict, given: QueryDict) -> QueryDict:
+    """Return the parameters as the API reads them: a photo that came as text is an error there."""
+    return changed(data, photo=given.get("photo"))
+
+
+def keep(query: SearchQuery, data: QueryDict, files: list[UploadedFile[Any]]) -> tuple[SearchQuery, QueryDict]:
+    """Keep a photo that was sent, so that filters, the crop and the next page need no second upload.
+
+    Returns the query with what is kept in the photo's place, and the parameters with its token. Several photos, or a
+    cache that fails, are searched with all the same.
+    """
+    if len(files) != 1 or len(query.photos) != 1:
+        return query, data
+    (photo,) = query.photos
+    try:
+        kept = keep_photo(replace(photo, crop=None))
+    except Busy:
+        raise
+    except Unavailable as error:
+        logger.warning("A photo is searched with and not kept: %s", error)
+        return query, data
+    return replace(query, photos=[replace(kept.photo, crop=photo.crop)]), changed(data, token=kept.token)

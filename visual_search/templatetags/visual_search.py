@@ -1,0 +1,103 @@
+"""`{% load visual_search %}`: search by photo on any page of the shop (docs/widget.md)."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from django import template
+from django.http import HttpRequest, QueryDict
+from django.template import Context
+from django.urls import reverse
+
+from visual_search import messages
+from visual_search.catalog import get_catalog
+from visual_search.conf import get_settings
+from visual_search.exceptions import VisualSearchError
+from visual_search.filters import parameter_names
+from visual_search.search import SIMILAR_LIMIT
+from visual_search.search import similar_products as find_similar
+from visual_search.storefront import Storefront, address_of, card
+
+logger = logging.getLogger(__name__)
+
+register = template.Library()
+
+PLACEMENTS = ("page", "button")
+
+
+@register.inclusion_tag("visual_search/widget.html", takes_context=True)
+def visual_search_widget(context: Context, placement: str = "page", **filters: Any) -> dict[str, Any]:
+    """Show the search by photo: form, crop, filters and results; or, as placement="button", the way to it.
+
+    filters: declared filters that are set at first, `category="shoes"` or `max_price=50`.
+    """
+    if placement not in PLACEMENTS:
+        raise template.TemplateSyntaxError(f"placement must be one of {', '.join(PLACEMENTS)}, not {placement!r}.")
+    preset = read_filters(filters)
+    store = context.get("visual_search")
+    if placement == "button" or not isinstance(store, Storefront):
+        store = Storefront(preset)
+        if placement == "page":
+            store.complete(request_of(context))
+    return {
+        "store": store,
+        "placement": placement,
+        "search_address": reverse("visual_search:search"),
+        "address": address_of(preset),
+        "results_address": reverse("visual_search:results"),
+        "max_bytes": get_settings().MAX_UPLOAD_BYTES,
+        "max_text": get_settings().MAX_TEXT_LENGTH,
+        "minutes": round(get_settings().PHOTO_TOKEN_SECONDS / 60),
+        "sentences": {code: messages.sentence(code) for code in messages.SENTENCES},
+    }
+
+
+@register.inclusion_tag("visual_search/similar.html", takes_context=True)
+def similar_products(context: Context, product: Any, limit: int = SIMILAR_LIMIT) -> dict[str, Any]:
+    """Show the products that look most like `product`; nothing at all where there are none or the search can't say.
+
+    Loads no encoder. A product page never fails because of it.
+    """
+    try:
+        hits = find_similar(product, request=context.get("request"), limit=limit).hits
+    except VisualSearchError as error:
+        logger.info("No similar products of %s: %s", getattr(product, "pk", product), error)
+        hits = []
+    return {"hits": [card(hit) for hit in hits], "product": product}
+
+
+@register.inclusion_tag("visual_search/link.html")
+def photo_search_link(product: Any) -> dict[str, Any]:
+    """Show a link to the search for products that look like this one, with its filters and words to refine it."""
+    data = QueryDict(mutable=True)
+    data["like"] = str(getattr(product, "pk", product))
+    return {"address": address_of(data), "title": get_catalog().title(product)}
+
+
+def read_filters(filters: dict[str, Any]) -> QueryDict:
+    """Return the tag's filters as parameters; None and "" are not set. Raises TemplateSyntaxError for unknown ones."""
+    known = parameter_names(get_catalog().filters)
+    data = QueryDict(mutable=True)
+    for name, value in filters.items():
+        if name not in known:
+            raise template.TemplateSyntaxError(f"There is no filter {name!r}. Filters: {', '.join(known)}.")
+        values = value if isinstance(value, list | tuple | set) else [value]
+        if texts := [text_of(one) for one in values if one not in (None, "")]:
+            data.setlist(name, texts)
+    return data
+
+
+def text_of(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def request_of(context: Context) -> HttpRequest:
+    """Return the request, which the form's protection and `visible_to` need."""
+    request = context.get("request")
+    if not isinstance(request, HttpRequest):
+        raise template.TemplateSyntaxError(
+            "{% visual_search_widget %} needs the request: add django.template.context_processors.request "
+            "to the context processors, and render with a request."
+        )
+    return request
