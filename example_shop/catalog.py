@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from django.db.models import QuerySet
+from collections.abc import Iterable, Mapping
 
-from example_shop.models import Product
+from django.db.models import QuerySet
+from django.utils.translation import gettext
+
+from example_shop.models import Brand, Category, Product
+from example_shop.prices import format_price
 from visual_search.catalog import Boolean, Catalog, Keyword, Number
 
 
@@ -22,3 +26,19 @@ class ProductCatalog(Catalog):
     def queryset(self) -> QuerySet[Product]:
         published = Product.objects.filter(is_published=True)
         return published.select_related("category", "brand").prefetch_related("images")
+
+    def subtitle(self, product: Product) -> str:
+        return format_price(product.price)
+
+    def filter_label(self, name: str) -> str:
+        labels = {
+            "category": gettext("Category"),
+            "brand": gettext("Brand"),
+            "price": gettext("Price"),
+            "in_stock": gettext("In stock"),
+        }
+        return labels[name]
+
+    def value_labels(self, name: str, values: Iterable[str]) -> Mapping[str, str]:
+        model = {"category": Category, "brand": Brand}[name]
+        return dict(model.objects.filter(slug__in=values).values_list("slug", "name"))

@@ -14,6 +14,7 @@ from django.utils.text import slugify
 from PIL import Image
 
 from example_shop.models import Brand, Category, Product, ProductImage
+from example_shop.renditions import forget
 from example_shop.sources import SourceProduct
 
 DEFAULT_CATEGORY = "Other"
@@ -131,8 +132,13 @@ def remove(row: ProductImage) -> None:
     """Delete the row, and its file once that is certain."""
     storage, name = row.image.storage, row.image.name
     row.delete()
+
+    def delete_files() -> None:
+        storage.delete(name)
+        forget(name)
+
     if name and not ProductImage.objects.filter(image=name).exists():
-        transaction.on_commit(lambda: storage.delete(name))
+        transaction.on_commit(delete_files)
 
 
 def named(model: type[NamedModel], name: str) -> NamedModel:

@@ -21,7 +21,7 @@ class Category(models.Model):
         return self.name
 
     def get_absolute_url(self) -> str:
-        return f"{reverse('home')}?category={self.slug}"
+        return reverse("category", args=[self.slug])
 
 
 class Brand(models.Model):

@@ -8,6 +8,7 @@ from example_shop.settings import BASE_DIR, Q_CLUSTER, VISUAL_SEARCH
 
 INSTALLED_APPS = [*INSTALLED_APPS, "tests.gadgets"]  # noqa: F405
 DEBUG = False
+LANGUAGES = [*LANGUAGES, ("ar", "Arabic")]  # noqa: F405  # read from right to left
 SECRET_KEY = "only-for-tests"
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 TEST_STATE_DIR = Path(os.environ.get("TEST_STATE_DIR", BASE_DIR / ".demo" / "tests"))

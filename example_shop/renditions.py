@@ -1,0 +1,98 @@
+"""Small pictures for cards and galleries, each made from its original when a browser first asks for it.
+
+No page waits for them, no table knows them, and the originals, which the search reads, stay as they are. They lie in
+the default storage beside the originals and can be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from datetime import datetime
+
+from django.core.exceptions import SuspiciousOperation
+from django.core.files.base import ContentFile
+from django.core.files.storage import default_storage
+from django.http import FileResponse, Http404, HttpRequest, HttpResponseBase
+from django.shortcuts import redirect
+from django.templatetags.static import static
+from django.urls import reverse
+
+from visual_search.exceptions import ImageUnreadable
+from visual_search.images import open_product_image
+
+logger = logging.getLogger(__name__)
+
+SIDES_PX = (160, 320, 640, 1280)  # of the shorter side: what a square that the picture fills is as wide as
+LONGEST = 2  # times the shorter side; the rest of a panorama is cut off
+MAX_PIXELS = 50_000_000
+QUALITY = 80
+MAX_AGE_SECONDS = 24 * 60 * 60
+
+
+def rendition_url(name: str, side_px: int) -> str:
+    """Return the address of the picture with that storage name, its shorter side of `side_px` pixels or less."""
+    return reverse("rendition", args=[side_px, name])
+
+
+def srcset(name: str) -> str:
+    return ", ".join(f"{rendition_url(name, side)} {side}w" for side in SIDES_PX)
+
+
+def rendition(request: HttpRequest, side_px: int, name: str) -> HttpResponseBase:
+    """Answer with the small picture; with a drawn stand-in where the original is missing or can't be read."""
+    if side_px not in SIDES_PX or not name.startswith("products/"):
+        raise Http404(f"There are no pictures of {name!r} with {side_px} pixels.")
+    try:
+        response = FileResponse(default_storage.open(up_to_date(name, side_px)), content_type="image/webp")
+    # A name that no file can have is a ValueError or a SuspiciousOperation.
+    except (OSError, ValueError, SuspiciousOperation, ImageUnreadable) as error:
+        logger.warning("No picture of %r can be shown: %s", name, error)
+        return redirect(static("example_shop/no-picture.svg"))
+    response["Cache-Control"] = f"public, max-age={MAX_AGE_SECONDS}"
+    return response
+
+
+def stored_name(name: str, side_px: int) -> str:
+    return f"renditions/{side_px}/{name}.webp"
+
+
+def up_to_date(name: str, side_px: int) -> str:
+    """Return the storage name of the rendition, made anew where it is older than its original."""
+    stored = stored_name(name, side_px)
+    original_at = default_storage.get_modified_time(name)
+    if is_newer(stored, original_at):
+        return stored
+    with default_storage.open(name) as original:
+        content = draw(original, side_px)
+    default_storage.delete(stored)
+    # Another process may have been faster: then the storage gives ours another name, and one file too many stays.
+    return default_storage.save(stored, ContentFile(content))
+
+
+def is_newer(stored: str, original_at: datetime) -> bool:
+    try:
+        return default_storage.get_modified_time(stored) >= original_at
+    except FileNotFoundError:
+        return False
+
+
+def draw(original: io.BufferedIOBase, side_px: int) -> bytes:
+    """Return a WebP of the picture. Raises ImageUnreadable."""
+    picture = open_product_image(original, max_pixels=MAX_PIXELS, target_px=side_px)
+    width, height = picture.size
+    excess = max(width, height) - LONGEST * min(width, height)
+    if excess > 0:
+        cut = excess / 2
+        picture = picture.crop((cut, 0, width - cut, height) if width > height else (0, cut, width, height - cut))
+    if (scale := side_px / min(picture.size)) < 1:
+        picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), reducing_gap=2)
+    file = io.BytesIO()
+    picture.save(file, "WEBP", quality=QUALITY)
+    return file.getvalue()
+
+
+def forget(name: str) -> None:
+    """Delete what was made from a picture that is gone."""
+    for side in SIDES_PX:
+        default_storage.delete(stored_name(name, side))
