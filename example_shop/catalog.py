@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 from django.db.models import QuerySet
+from django.db.models.fields.files import FieldFile
 from django.utils.translation import gettext
 
 from example_shop.models import Brand, Category, Product
 from example_shop.prices import format_price
+from example_shop.renditions import CARD_SIDE_PX, rendition_url
 from visual_search.catalog import Boolean, Catalog, Keyword, Number
 
 
@@ -30,6 +32,9 @@ class ProductCatalog(Catalog):
     def subtitle(self, product: Product) -> str:
         return format_price(product.price)
 
+    def thumbnail(self, image: FieldFile) -> str:
+        return rendition_url(image.name, CARD_SIDE_PX)
+
     def filter_label(self, name: str) -> str:
         labels = {
             "category": gettext("Category"),
@@ -39,6 +44,6 @@ class ProductCatalog(Catalog):
         }
         return labels[name]
 
-    def value_labels(self, name: str, values: Iterable[str]) -> Mapping[str, str]:
+    def value_labels(self, name: str, values: Collection[str]) -> Mapping[str, str]:
         model = {"category": Category, "brand": Brand}[name]
         return dict(model.objects.filter(slug__in=values).values_list("slug", "name"))

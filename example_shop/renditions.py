@@ -24,6 +24,7 @@ from visual_search.images import open_product_image
 logger = logging.getLogger(__name__)
 
 SIDES_PX = (160, 320, 640, 1280)  # of the shorter side: what a square that the picture fills is as wide as
+CARD_SIDE_PX = 640  # a card on a phone with a fine screen
 LONGEST = 2  # times the shorter side; the rest of a panorama is cut off
 MAX_PIXELS = 50_000_000
 QUALITY = 80

@@ -17,7 +17,10 @@ def home(request: HttpRequest) -> HttpResponse:
     """Show the ways into the shop: by photo, by category, by what is new."""
     if slug := request.GET.get("category"):  # categories' addresses looked so once
         return redirect(get_object_or_404(Category, slug=slug.replace("\0", "")), permanent=True)
-    context = {"categories": categories_with_products(), "products": published_products().order_by("-pk")[:NEW_PRODUCTS]}
+    context = {
+        "categories": categories_with_products(),
+        "products": published_products().order_by("-pk")[:NEW_PRODUCTS],
+    }
     return render(request, "example_shop/home.html", context)
 
 

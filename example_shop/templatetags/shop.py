@@ -6,7 +6,7 @@ from typing import Any
 from django import template
 
 from example_shop.prices import format_price
-from example_shop.renditions import rendition_url, srcset
+from example_shop.renditions import CARD_SIDE_PX, rendition_url, srcset
 
 register = template.Library()
 
@@ -18,7 +18,7 @@ def picture(name: str, sizes: str, *, alt: str = "", lazy: bool = True) -> dict[
     sizes: how wide its square is, as the HTML attribute says it.
     """
     name = str(name or "")
-    sources = {"src": rendition_url(name, 640), "srcset": srcset(name)} if name else {}
+    sources = {"src": rendition_url(name, CARD_SIDE_PX), "srcset": srcset(name)} if name else {}
     return {"sizes": sizes, "alt": alt, "lazy": lazy} | sources
 
 
