@@ -26,8 +26,7 @@ class ProductCatalog(Catalog):
     }
 
     def queryset(self) -> QuerySet[Product]:
-        published = Product.objects.filter(is_published=True)
-        return published.select_related("category", "brand").prefetch_related("images")
+        return Product.objects.on_show()
 
     def subtitle(self, product: Product) -> str:
         return format_price(product.price)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django import forms
-from django.db.models import Count, F, Q, QuerySet, Value
+from django.db.models import F, Q, QuerySet, Value
 from django.db.models.functions import NullIf
 from django.http import QueryDict
 from django.utils.translation import gettext, gettext_lazy
@@ -50,8 +50,8 @@ class ListingForm(forms.Form):
 
     def __init__(self, data: QueryDict, products: QuerySet[Product]) -> None:
         """Offer the brands of `products`."""
-        super().__init__(data, auto_id="by-%s")
-        found = Brand.objects.filter(products__in=products).annotate(product_count=Count("products"))
+        super().__init__(data, auto_id="by-%s", label_suffix="")
+        found = Brand.objects.filter(products__in=products).distinct()
         self.brands = {brand.slug: brand for brand in found}
         self.fields["brand"].choices = [(brand.slug, brand.name) for brand in self.brands.values()]
 

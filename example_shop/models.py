@@ -8,6 +8,8 @@ from django.core.validators import MinValueValidator
 from django.db import models
 from django.urls import reverse
 
+OTHERS = 4
+
 
 class Category(models.Model):
     name = models.CharField(max_length=100)
@@ -35,6 +37,12 @@ class Brand(models.Model):
         return self.name
 
 
+class ProductQuerySet(models.QuerySet["Product"]):
+    def on_show(self) -> ProductQuerySet:
+        """Return the published products, with all that a card of them reads."""
+        return self.filter(is_published=True).select_related("category", "brand").prefetch_related("images")
+
+
 class Product(models.Model):
     sku = models.CharField("SKU", max_length=64, unique=True, help_text="The id of the product in its source.")
     name = models.CharField(max_length=200)
@@ -48,6 +56,8 @@ class Product(models.Model):
     stock = models.PositiveIntegerField(default=0)
     is_published = models.BooleanField("published", default=True)
 
+    objects = ProductQuerySet.as_manager()
+
     class Meta:
         ordering = ["name", "pk"]
 
@@ -56,6 +66,10 @@ class Product(models.Model):
 
     def get_absolute_url(self) -> str:
         return reverse("product", args=[self.slug])
+
+    def others_in_category(self) -> models.QuerySet[Product]:
+        """Return a few published products beside this one."""
+        return Product.objects.on_show().filter(category=self.category_id).exclude(pk=self.pk)[:OTHERS]
 
     @property
     def in_stock(self) -> bool:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from django.core.paginator import Paginator
-from django.db.models import Count, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Count, OuterRef, Q, Subquery
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 
@@ -10,17 +10,14 @@ from example_shop.models import Category, Product, ProductImage
 
 PAGE_SIZE = 24
 NEW_PRODUCTS = 8
-MORE_PRODUCTS = 4
 
 
 def home(request: HttpRequest) -> HttpResponse:
     """Show the ways into the shop: by photo, by category, by what is new."""
-    if slug := request.GET.get("category"):  # categories' addresses looked so once
-        return redirect(get_object_or_404(Category, slug=slug.replace("\0", "")), permanent=True)
-    context = {
-        "categories": categories_with_products(),
-        "products": published_products().order_by("-pk")[:NEW_PRODUCTS],
-    }
+    if slug := request.GET.get("category", "").replace("\0", ""):  # categories' addresses looked so once
+        return redirect(get_object_or_404(Category, slug=slug), permanent=True)
+    products = Product.objects.on_show().order_by("-pk")[:NEW_PRODUCTS]
+    context = {"categories": categories_with_products(), "products": products}
     return render(request, "example_shop/home.html", context)
 
 
@@ -30,7 +27,7 @@ def listing(request: HttpRequest, slug: str | None = None) -> HttpResponse:
     category = next((one for one in categories if one.slug == slug), None)
     if slug and not category:
         raise Http404(f"No category {slug!r} has products.")
-    products = published_products()
+    products = Product.objects.on_show()
     if category:
         products = products.filter(category=category)
     form = ListingForm(request.GET, products)
@@ -41,14 +38,9 @@ def listing(request: HttpRequest, slug: str | None = None) -> HttpResponse:
 
 
 def product(request: HttpRequest, slug: str) -> HttpResponse:
-    """Show one published product, with a few others of its category."""
-    found = get_object_or_404(published_products(), slug=slug)
-    more = published_products().filter(category=found.category).exclude(pk=found.pk)[:MORE_PRODUCTS]
-    return render(request, "example_shop/product.html", {"product": found, "more": more})
-
-
-def published_products() -> QuerySet[Product]:
-    return Product.objects.filter(is_published=True).select_related("category", "brand").prefetch_related("images")
+    """Show one published product."""
+    found = get_object_or_404(Product.objects.on_show(), slug=slug)
+    return render(request, "example_shop/product.html", {"product": found})
 
 
 def categories_with_products() -> list[Category]:
@@ -57,4 +49,4 @@ def categories_with_products() -> list[Category]:
     pictures = ProductImage.objects.filter(product__category=OuterRef("pk"), product__is_published=True)
     picture = Subquery(pictures.order_by("position", "pk").values("image")[:1])
     found = Category.objects.annotate(product_count=published, picture=picture)
-    return list(found.filter(product_count__gt=0))
+    return list(found.filter(product_count__gt=0).order_by("name"))
