@@ -309,7 +309,9 @@ class TestVendure:
 
 
 def test_source__that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(CommandError, match="is neither a folder nor a file, nor the word 'vendure'"):
+    with pytest.raises(
+        CommandError, match="is neither a folder nor a file, nor one of the words 'vendure' and 'drawn'"
+    ):
         load(tmp_path / "nowhere")
 
 

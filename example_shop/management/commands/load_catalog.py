@@ -11,11 +11,13 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from example_shop.drawn.pictures import read_drawn
 from example_shop.loading import Outcome, load_product
 from example_shop.sources import Report, SourceError, SourceProduct, read_csv, read_folder
 from example_shop.vendure import fetch_vendure, read_vendure
 
 SAMPLE = "vendure"
+DRAWN = "drawn"
 
 
 class Command(BaseCommand):
@@ -29,7 +31,8 @@ class Command(BaseCommand):
             "source",
             help="A folder of images (one product each, sub-folders are categories), a CSV file "
             "(id,name,category,brand,price,stock,images,description; images separated by | or ;), "
-            f'or "{SAMPLE}" for the sample catalogue of the npm package @vendure/create.',
+            f'"{SAMPLE}" for the sample catalogue of the npm package @vendure/create, '
+            f'or "{DRAWN}" for one that is drawn here, without any download.',
         )
         parser.add_argument("--limit", type=positive, help="Load only the first N products.", metavar="N")
 
@@ -71,12 +74,14 @@ def read_source(source: str, report: Report) -> Iterator[SourceProduct]:
     """Return the products of `source`. Raises SourceError, some of it only while they are read."""
     if source == SAMPLE:
         return read_vendure(fetch_vendure(settings.STATE_DIR / "vendure"), report)
+    if source == DRAWN:
+        return read_drawn(settings.STATE_DIR / "drawn")
     path = Path(source)
     if path.is_dir():
         return read_folder(path)
     if path.is_file():
         return read_csv(path, report)
-    raise SourceError(f"{source!r} is neither a folder nor a file, nor the word {SAMPLE!r}.")
+    raise SourceError(f"{source!r} is neither a folder nor a file, nor one of the words {SAMPLE!r} and {DRAWN!r}.")
 
 
 def refuse_duplicates(products: list[SourceProduct]) -> None:
