@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import ast
-import gettext as gettext_module
 import io
 import os
 import re
@@ -20,7 +18,6 @@ from django.utils import translation
 from django.views.defaults import server_error
 from PIL import Image
 
-import example_shop
 from example_shop.loading import remove
 from example_shop.models import Brand, Category, Product, ProductImage
 from example_shop.views import PAGE_SIZE
@@ -367,33 +364,6 @@ class TestLanguage:
 
         assert response["Location"] == "/products/?sort=name"
         assert "Alle Produkte" in client.get("/products/").text
-
-    def test_german__is_complete(self):
-        folder = Path(example_shop.__file__).parent
-        catalog = read_messages(folder / "locale" / "de" / "LC_MESSAGES" / "django.po")
-        assert [source for source, translated in catalog.items() if not translated] == []
-        used = set()
-        for path in (folder / "templates").rglob("*.html"):
-            used |= set(re.findall(r'{% translate ["\'](.+?)["\']', path.read_text()))
-        for path in folder.glob("*.py"):
-            used |= set(re.findall(r'gettext(?:_lazy)?\(\s*"(.+?)"', path.read_text()))
-        assert used - set(catalog) == set()
-        translated = gettext_module.translation("django", folder / "locale", ["de"])
-        assert {source for source in catalog if translated.gettext(source) != catalog[source]} == set()
-
-
-def read_messages(path: Path) -> dict[str, str]:
-    """Return source: translation of a .po file; of plurals the singular."""
-    found = {}
-    for block in path.read_text().split("\n\n")[1:]:
-        parts = re.findall(r'^(msgid|msgstr(?:\[0\])?) ((?:".*"\n?)+)', block, re.MULTILINE)
-        (_, source), (_, translated) = parts
-        found[unquoted(source)] = unquoted(translated)
-    return found
-
-
-def unquoted(text: str) -> str:
-    return "".join(ast.literal_eval(line) for line in text.splitlines())
 
 
 def test_server_error_page__needs_neither_request_nor_database(client, django_assert_num_queries):

@@ -99,7 +99,7 @@ class Settings:
     """Dotted paths of DRF permission classes. None takes the project's own."""
     THROTTLE_CLASSES: list[str] | None = field(default_factory=lambda: ["visual_search.api.throttles.PhotoThrottle"])
     """Dotted paths of DRF throttle classes. None takes the project's own."""
-    PHOTO_RATE: str | None = "30/min"
+    PHOTO_RATE: str | None = "60/min"
     """How many photos one shopper may send, in DRF's notation. None does not count them."""
     PRODUCT_SERIALIZER: str | None = None
     """Dotted path of a DRF serializer: what it makes of a product stands in each result as `product`."""
