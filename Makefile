@@ -1,6 +1,7 @@
 # make demo   a small shop with search by photo on http://127.0.0.1:8000 (SERVE=0: everything but serving)
 # make test   style, types and tests; those of PostgreSQL and Redis run where their programs are installed
 # make bench  the measurements that the docs quote
+# make screenshots   the pictures of the README, by Debian's chromium
 # make preparation DATA=…   the table of docs/preparation.md
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ PORT ?= 8000
 RUN = $(VENV)/bin/python
 export DATA
 
-.PHONY: install demo test lint check-gpu bench preparation clean
+.PHONY: install demo test lint check-gpu bench preparation screenshots clean
 
 install: $(VENV)/.installed
 
@@ -52,6 +53,9 @@ preparation: install
 	$(RUN) manage.py fetch_background_model
 	$(RUN) manage.py build_starter_checkpoint .demo/starter
 	$(RUN) -m benchmarks.preparation
+
+screenshots: install
+	$(RUN) docs/screenshots.py
 
 clean:
 	rm -rf .demo
