@@ -11,6 +11,8 @@ PIP_ARGS ?= -c constraints.txt
 DATA ?= data/grocery
 SERVE ?= 1
 PORT ?= 8000
+# What the demo sells: the Vendure sample (npm fetches it), or "drawn": pictures that are drawn here.
+SOURCE ?= vendure
 
 RUN = $(VENV)/bin/python
 export DATA
@@ -27,7 +29,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt Makefile
 	touch $@
 
 demo: install
-	$(RUN) manage.py demo --port $(PORT) $(if $(filter 0,$(SERVE)),--no-serve)
+	$(RUN) manage.py demo --source $(SOURCE) --port $(PORT) $(if $(filter 0,$(SERVE)),--no-serve)
 
 test: lint
 	$(RUN) -m pytest

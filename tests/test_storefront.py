@@ -174,6 +174,11 @@ def test_like_of_a_hidden_product__is_refused_and_not_shown(client: Client, shop
     assert "Product 1" not in html_of(page)
 
 
+def test_like_of_what_is_no_key__is_refused_beside_any_other_error(client: Client, shop: Any) -> None:
+    for asked in ({"like": "\0"}, {"like": "\0", "max_price": "cheap"}, {"like": ["7"] * 900, "max_price": "cheap"}):
+        assert client.get(PAGE, asked).status_code == 400
+
+
 # Filters
 
 

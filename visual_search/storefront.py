@@ -22,11 +22,13 @@ from visual_search.conf import get_settings
 from visual_search.exceptions import InvalidFilter, VisualSearchError
 from visual_search.facets import Facets, count_facets, is_at_hand
 from visual_search.filters import Boolean, Number, parameter_names, parse_filters
+from visual_search.query import MAX_EXAMPLES
 from visual_search.search import visible_products
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
 
+    from visual_search.catalog import CatalogImage
     from visual_search.filters import Field
     from visual_search.search import ProductHit, SearchResults
 
@@ -151,9 +153,9 @@ class Storefront:
         """Fill in what stands around the results: the filters, and the products that others should be like."""
         self.groups = filter_groups(self.data)
         self.chosen = list(chosen_filters(self.data, self.groups))
-        if self.like:
-            rows = {str(row.pk): row for row in visible_products(self.like, request)}
-            self.examples = [product_card(rows[key]) for key in self.like if key in rows]
+        if keys := [key for key in self.like if "\0" not in key][:MAX_EXAMPLES]:
+            rows = {str(row.pk): row for row in visible_products(keys, request)}
+            self.examples = [product_card(rows[key]) for key in keys if key in rows]
 
 
 def read_parameters(data: QueryDict) -> QueryDict:
@@ -190,18 +192,20 @@ def page_size(data: QueryDict) -> int:
 
 def card(hit: ProductHit) -> dict[str, Any]:
     """Return a hit as `_hit.html` shows it."""
-    return product_card(hit.product) | ({"image_url": get_catalog().thumbnail(hit.image.file)} if hit.image else {})
+    return product_card(hit.product, hit.image)
 
 
-def product_card(product: Any) -> dict[str, Any]:
+def product_card(product: Any, image: CatalogImage | None = None) -> dict[str, Any]:
+    """Return a product as `_hit.html` shows it, with this image of it or its main one."""
     catalog = get_catalog()
-    images = catalog.images_of(product)
+    image = image or next(iter(catalog.images_of(product)), None)
     return {
         "product": product,
         "title": catalog.title(product),
         "subtitle": catalog.subtitle(product),
         "url": catalog.url(product),
-        "image_url": catalog.thumbnail(images[0].file) if images else "",
+        "image": image.file if image else None,
+        "image_url": catalog.thumbnail(image.file) if image else "",
     }
 
 
