@@ -17,7 +17,8 @@ HEAVY = ["torch", "transformers", "rembg", "onnxruntime", "qdrant_client", "qdra
 EDGES = "api views urls admin management checks index_checks queue_checks apps test signals tasks"
 LAYERS = [
     set(EDGES.split()),
-    {"status", "verifying"},
+    {"training"},
+    {"status", "verifying", "quality"},
     {"facets"},
     {"building", "search", "sharing", "sweeping"},
     {"query", "serving"},
