@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "visual_search"
-HEAVY = ["torch", "transformers", "rembg", "onnxruntime", "qdrant_client", "qdrant_edge", "faiss"]
+HEAVY = ["torch", "transformers", "rembg", "onnxruntime", "qdrant_client", "qdrant_edge", "faiss", "matplotlib"]
 
 # From the edges inwards: a module may import from its own layer and from those below (docs/architecture.md).
 EDGES = "api views urls admin management checks index_checks queue_checks apps test signals tasks"

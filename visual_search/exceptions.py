@@ -58,6 +58,12 @@ class ConfigurationError(VisualSearchError):
     code = "misconfigured"
 
 
+class InvalidLabels(VisualSearchError):
+    """A file of labelled queries can't be read, or has not one row that can be used."""
+
+    code = "invalid_labels"
+
+
 class CheckpointMissing(ConfigurationError):
     """The checkpoint's weights are not on this machine and can't be fetched."""
 

@@ -1,1 +1,1 @@
-"""How good the search is on this shop's own photos: labelled queries, metrics, reports, thresholds."""
+"""How good is the search on the shop's own photos, and how does it get better? See docs/quality.md."""

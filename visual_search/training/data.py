@@ -15,7 +15,7 @@ from visual_search.indexing import PRODUCT_IMAGE_PIXELS
 from visual_search.training.batches import Example
 
 if TYPE_CHECKING:
-    from visual_search.quality.labelled import LabelledQuery
+    from visual_search.quality.labelled import Labelled, LabelledQuery
 
 GALLERY_MAX = 2_000  # products that the table before and after searches among, those with photos first
 PHOTOS_MAX = 20_000  # held in memory as small JPEGs, about 0.6 GB
@@ -43,15 +43,29 @@ class TrainingData:
 
 
 def gather(
-    photos: Sequence[LabelledQuery], report_photos: Sequence[LabelledQuery] = (), *, input_size_px: int, seed: int
+    photos: Labelled | None, report_photos: Labelled | None = None, *, input_size_px: int, seed: int
 ) -> TrainingData:
-    """Read photos and pictures as small JPEGs. What can't be read is listed in `problems` and left out."""
+    """Read photos and pictures as small JPEGs. What can't be read is listed in `problems` and left out.
+
+    photos: to learn from; None where the shop has none. report_photos: for the table alone.
+    Raises ConfigurationError if no photo of a file can be used, or no picture of the catalogue.
+    """
     data = TrainingData()
     longest = round(SMALL_SIDES * input_size_px)
-    wanted = {key for query in (*photos, *report_photos) for key in query.products}
+    files = [labelled for labelled in (photos, report_photos) if labelled is not None]
+    wanted = {key for labelled in files for query in labelled.queries for key in query.products}
     _read_catalog(data, wanted, longest, seed=seed)
-    data.photos = _read_photos(data, _sample(photos, seed), longest)
-    data.report_photos = _read_photos(data, report_photos, longest)
+    if not data.pictures:
+        raise ConfigurationError("No product of the catalogue has a picture that can be read.")
+    for labelled in files:
+        data.problems += labelled.problems
+    if photos is not None:
+        data.photos = _read_photos(data, _sample(photos.queries, seed), longest)
+        if not data.photos:
+            first = f" The first problem: {data.problems[0]}." if data.problems else ""
+            raise ConfigurationError(f"None of the photos can be learned from.{first}")
+    if report_photos is not None:
+        data.report_photos = _read_photos(data, report_photos.queries, longest)
     return data
 
 
@@ -114,7 +128,7 @@ def _read_photos(data: TrainingData, queries: Iterable[LabelledQuery], longest: 
         if query.photo is None:
             continue
         if not known:
-            data.problems.append(f"{query.photo}: no product {', '.join(query.products)!r} with a picture")
+            data.problems.append(f"{query.photo}: {', '.join(query.products)} has no picture that can be read")
             continue
         try:
             image = decode_photo(

@@ -106,8 +106,8 @@ class Command(IndexCommand):
         active = find_active()
         base = options["base"] or (active.checkpoint if active else get_settings().CHECKPOINT)
         path, report_split = options["photos"], options["report_split"]
-        photos = read_labelled(path, split=options["split"]) if path else []
-        report_photos = read_labelled(path, split=report_split) if path and report_split else []
+        photos = read_labelled(path, split=options["split"]) if path else None
+        report_photos = read_labelled(path, split=report_split) if path and report_split else None
         checkpoint = load_checkpoint(base)
         data = gather(photos, report_photos, input_size_px=checkpoint.input_size_px, seed=recipe.seed)
         for problem in data.problems[:PROBLEMS_SHOWN]:
