@@ -47,14 +47,17 @@ class Change:
 
 
 def make_questions(
-    split: ProductSplit, photos: Sequence[Example], report: Sequence[Example], captions: Mapping[str, str]
+    split: ProductSplit, photos: Sequence[Example], captions: Mapping[str, str], *, kind: str
 ) -> list[Question]:
-    """Return what is asked: photos of learned products that were not learned from, and of others; captions likewise."""
+    """Return what is asked, of products that were learned and of products that were not.
+
+    photos: none that is learned from. kind: what they are, `photos` or `variants`.
+    """
     learned, held_out = set(split.learned), set(split.held_out)
     others = held_out | set(split.stopping)
     asked = [
-        Question("photos, learned products", [photo for photo in report if photo.product in learned]),
-        Question("photos, held-out products", [photo for photo in (*photos, *report) if photo.product in held_out]),
+        Question(f"{kind}, learned products", [photo for photo in photos if photo.product in learned]),
+        Question(f"{kind}, held-out products", [photo for photo in photos if photo.product in held_out]),
         Question(f"{TEXT}, learned products", captions=[pair for pair in captions.items() if pair[0] in learned]),
         Question(f"{TEXT}, other products", captions=[pair for pair in captions.items() if pair[0] in others]),
     ]
@@ -103,7 +106,10 @@ def rates_of(ranks: Ranks) -> dict[str, float]:
 
 def measures(ranks: Ranks) -> dict[str, NDArray[np.float64]]:
     """Return what each rank counts for, by the measure's name: (n,) each, from 0 to 1."""
-    return {"hit_at_1": (ranks <= 1) * 1.0, "hit_at_10": (ranks <= 10) * 1.0, "mrr": 1.0 / ranks}
+    import numpy as np
+
+    hits = {f"hit_at_{k}": (ranks <= k).astype(np.float64) for k in (1, 10)}
+    return hits | {"mrr": np.reciprocal(ranks.astype(np.float64))}
 
 
 def paired_interval(differences: Any, products: Sequence[str]) -> tuple[float, float, float]:

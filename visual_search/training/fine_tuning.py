@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from visual_search.exceptions import ConfigurationError
+from visual_search.images import encode_jpeg
+from visual_search.quality.variants import phone_like
 from visual_search.training.batches import Batches, Example
 from visual_search.training.comparison import Change, Question, ask_all, compare, make_questions, rates_of
 from visual_search.training.data import TrainingData, usable_captions
@@ -22,6 +24,7 @@ from visual_search.training.trainer import Recipe, Trainer
 if TYPE_CHECKING:
     from visual_search.checkpoints import Checkpoint
 
+STAND_IN_SEED = 1_000_003  # no epoch has this number, so none learns from the very variants that are asked with
 PATIENCE = 2  # epochs without a gain on the products set aside for it
 STOPPING_PHOTOS = 500  # looked at after each epoch
 SET_ASIDE_EACH = 10  # one photo in so many of each learned product is kept for the table, if no others are given
@@ -70,10 +73,7 @@ class FineTuning:
         if why_not:
             say(why_not)
         learned = set(job.split.learned)
-        photos = [photo for photo in job.data.photos if photo.product in learned]
-        report_photos = job.data.report_photos
-        if not report_photos:
-            photos, report_photos = set_aside(photos)
+        photos, asked = self._divide_photos(learned)
         recipe = job.recipe
         pictures = {key: job.data.pictures[key] for key in job.split.learned}
         self.batches = Batches(photos, pictures, size=recipe.batch, seed=recipe.seed, strength=recipe.strength)
@@ -87,8 +87,9 @@ class FineTuning:
             device=job.device,
             memory_bytes=job.memory_bytes,
         )
-        self.questions = make_questions(job.split, job.data.photos, report_photos, self.captions)
-        stopping = [photo for photo in job.data.photos if photo.product in set(job.split.stopping)]
+        kind = "photos" if job.data.photos else "variants"
+        self.questions = make_questions(job.split, asked, self.captions, kind=kind)
+        stopping = [photo for photo in asked if photo.product in set(job.split.stopping)]
         self.stopping = Question("stopping", stopping[:: -(-len(stopping) // STOPPING_PHOTOS) or 1])
         if not stopping:
             say("No product is set aside to stop early by: every epoch is run, and the last one counts.")
@@ -136,6 +137,18 @@ class FineTuning:
             "captions": self.captions,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def _divide_photos(self, learned: set[str]) -> tuple[list[Example], list[Example]]:
+        """Return the photos to learn from and those to ask with; of products that are not learned, all are asked."""
+        data = self.job.data
+        if not data.photos:
+            return [], stand_ins(data.pictures, seed=self.job.recipe.seed)
+        photos = [photo for photo in data.photos if photo.product in learned]
+        others = [photo for photo in data.photos if photo.product not in learned]
+        if data.report_photos:
+            return photos, [*others, *data.report_photos]
+        photos, report = set_aside(photos)
+        return photos, [*others, *report]
 
     def _learn_epoch(self) -> None:
         number, losses, started = self.done.epoch, [], time.monotonic()
@@ -191,3 +204,16 @@ def set_aside(photos: Sequence[Example]) -> tuple[list[Example], list[Example]]:
         seen[photo.product] = seen.get(photo.product, 0) + 1
         (aside if seen[photo.product] % SET_ASIDE_EACH == 0 else kept).append(photo)
     return kept, aside
+
+
+def stand_ins(pictures: Mapping[str, Sequence[Example]], *, seed: int) -> list[Example]:
+    """Return two phone-like variants of each product's main picture, for a shop without photos."""
+    import numpy as np
+
+    made = []
+    for place, (product, examples) in enumerate(pictures.items()):
+        dice = np.random.default_rng([seed, STAND_IN_SEED, place])
+        for _ in range(2):
+            variant = phone_like(examples[0].open(), dice)
+            made.append(Example(product, encode_jpeg(variant, longest_px=max(variant.size))))
+    return made

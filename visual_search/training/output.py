@@ -74,14 +74,15 @@ def write_checkpoint(checkpoint: Checkpoint, folder: Path, report: dict[str, Any
 
     It is written beside `folder`, loaded again and compared, and takes its name as the last step.
     """
-    from visual_search.checkpoints import load_checkpoint
+    from visual_search.checkpoints import load_checkpoint, quiet_transformers
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.writing")
     temporary.mkdir()
     try:
-        for part in (checkpoint.model, checkpoint.image_processor, checkpoint.tokenizer):
-            part.save_pretrained(temporary)
+        with quiet_transformers():
+            for part in (checkpoint.model, checkpoint.image_processor, checkpoint.tokenizer):
+                part.save_pretrained(temporary)
         fingerprint = load_checkpoint(temporary).fingerprint()
         if fingerprint != (wanted := checkpoint.fingerprint()):
             raise CheckpointMissing(

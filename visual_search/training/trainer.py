@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from visual_search.exceptions import ConfigurationError, TrainingFailed
 from visual_search.training.losses import info_nce, own_temperature
-from visual_search.training.memory import CHUNK, MemoryPlan, plan_memory, resident_bytes
+from visual_search.training.memory import CHUNK, MemoryPlan, keep_freed_memory, plan_memory, resident_bytes
 from visual_search.training.weights import choose_weights, features_of, find_blocks
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class Trainer:
     ) -> None:
         import torch
 
+        keep_freed_memory()
         self.checkpoint, self.recipe, self.memory_bytes = checkpoint, recipe, memory_bytes
         self.model = checkpoint.model
         # Dropout and the statistics of batches stay as in a search: a batch is embedded more than once.
@@ -113,6 +114,11 @@ class Trainer:
         with torch.no_grad():
             rows = [self._embed([one.open() for one in chunk]).cpu() for chunk in _chunks(examples, CHUNK)]
         array: FloatArray = torch.cat(rows).numpy()
+        if not bool((abs(array).sum(axis=1) < float("inf")).all()):
+            raise TrainingFailed(
+                f"{self.checkpoint.name!r} makes embeddings that are not finite: its weights are damaged. "
+                "Nothing was written."
+            )
         return array
 
     def embed_captions(self, captions: Sequence[str]) -> FloatArray:

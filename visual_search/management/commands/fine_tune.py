@@ -117,8 +117,8 @@ class Command(IndexCommand):
         split = split_products(
             data.learnable(),
             seed=recipe.seed,
-            held_out=options["products_held_out"],
-            stopping=options["products_stopping"],
+            held_out=keys_of(options["products_held_out"]),
+            stopping=keys_of(options["products_stopping"]),
         )
         self.say_what(base, data, split)
         memory_bytes = int(options["memory_gb"] * 2**30)
@@ -134,6 +134,14 @@ class Command(IndexCommand):
                 "There are no labelled photos: it learns from the catalogue's own pictures, made to look like phone "
                 "photos. The table is of such variants too, not of real photos."
             )
+
+
+def keys_of(product_ids: list[str]) -> list[str]:
+    """Return the keys of the products that the shop's files call so. Raises ConfigurationError for an unknown one."""
+    keys = get_catalog().keys_of(product_ids)
+    if unknown := [name for name in product_ids if name not in keys]:
+        raise ConfigurationError(f"No product of the catalogue is called {unknown[0]!r}.")
+    return [keys[name] for name in product_ids]
 
 
 def refuse_folder_in_use(folder: Path) -> None:
