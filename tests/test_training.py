@@ -66,7 +66,7 @@ def unit(rows: int, dim: int = 4, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("name", TINY)
 def test_choose_weights__takes_the_upper_blocks_of_the_image_side(name: str, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(TINY[name](tmp_path))
-    chosen = choose_weights(checkpoint)
+    chosen, _ = choose_weights(checkpoint)
     assert {weight.split("layers.")[1][0] for weight in chosen if ".layers." in weight} == {"1"}  # of 0 and 1
     assert not [weight for weight in chosen if weight.startswith(("text", "logit")) or "embedding" in weight]
     assert any("post_layernorm" in weight for weight in chosen)
@@ -75,13 +75,13 @@ def test_choose_weights__takes_the_upper_blocks_of_the_image_side(name: str, tmp
 
 
 def test_choose_weights__head_of_siglip__with_the_parts_that_are_never_called(tmp_path: Path) -> None:
-    chosen = choose_weights(load_checkpoint(tiny_siglip(tmp_path)), head_only=True)
+    chosen, _ = choose_weights(load_checkpoint(tiny_siglip(tmp_path)), head_only=True)
     assert not [weight for weight in chosen if ".layers." in weight]
     assert {"vision_model.head.probe", "vision_model.head.attention.out_proj.weight"} <= set(chosen)
 
 
 def test_choose_weights__of_the_starter(starter_folder: Path) -> None:
-    chosen = choose_weights(load_checkpoint(starter_folder))
+    chosen, _ = choose_weights(load_checkpoint(starter_folder))
     blocks = {int(weight.split(".")[2]) for weight in chosen if weight.startswith("vision_model.blocks")}
     assert blocks == set(range(8, 16))
     others = {weight.split(".")[0] for weight in chosen if not weight.startswith("vision_model.blocks")}
@@ -178,7 +178,7 @@ def test_gradients__in_chunks_and_recomputed__are_those_of_the_whole_batch(
     batch = Batches(photos, pictures, size=8, seed=0, strength=0.5).draw(0, 0)
     whole = gradients(trainer, batch, MemoryPlan(64, keeps_graph=True, is_recomputing=False))
     in_chunks = gradients(trainer, batch, MemoryPlan(3, keeps_graph=False, is_recomputing=False))
-    recompute(find_blocks(trainer.model, set(trainer.weights)))
+    recompute(trainer.blocks)
     recomputed = gradients(trainer, batch, MemoryPlan(3, keeps_graph=True, is_recomputing=True))
     for name, gradient in whole.items():
         assert gradient.abs().max() > 0, name
@@ -196,7 +196,7 @@ def test_recomputed_blocks__keep_less(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
     blank = example("1", 1).open()
     plain = bytes_per_image(lambda count: trainer._embed([blank] * count))
-    recompute(find_blocks(trainer.model, set(trainer.weights)))
+    recompute(trainer.blocks)
     assert 0 < bytes_per_image(lambda count: trainer._embed([blank] * count)) < plain
 
 
@@ -207,7 +207,7 @@ def test_plan__the_less_memory_the_slower_the_way(
     share: float, keeps_graph: bool, is_recomputing: bool, tmp_path: Path
 ) -> None:
     trainer = make_trainer(tmp_path)
-    blank, blocks = example("1", 1).open(), find_blocks(trainer.model, set(trainer.weights))
+    blank, blocks = example("1", 1).open(), trainer.blocks
 
     def embed(count: int) -> torch.Tensor:
         return trainer._embed([blank] * count)

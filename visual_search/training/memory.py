@@ -38,7 +38,7 @@ def plan_memory(embed: Callable[[int], Tensor], blocks: nn.ModuleList, *, images
 
     embed: embeds so many images. Raises ConfigurationError if not even one image fits.
     """
-    size = min(CHUNK, images)
+    size = CHUNK
     plain = bytes_per_image(embed) * SLACK
     if plain * images <= budget_bytes:
         return MemoryPlan(size, keeps_graph=True, is_recomputing=False)

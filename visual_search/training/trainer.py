@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from visual_search.exceptions import ConfigurationError, TrainingFailed
 from visual_search.training.losses import info_nce, own_temperature
 from visual_search.training.memory import CHUNK, MemoryPlan, keep_freed_memory, plan_memory, resident_bytes
-from visual_search.training.weights import choose_weights, features_of, find_blocks
+from visual_search.training.weights import choose_weights, features_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -66,7 +66,7 @@ class Trainer:
         self.model.eval()
         name = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(name)
-        self.weights = choose_weights(checkpoint, head_only=recipe.is_head_only)
+        self.weights, self.blocks = choose_weights(checkpoint, head_only=recipe.is_head_only)
         self.model.to(self.device)
         self.optimizer = torch.optim.AdamW(self.weights.values(), lr=recipe.learning_rate)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: _rate(step, steps))
@@ -85,7 +85,8 @@ class Trainer:
         """Learn from a batch and return its loss. Raises TrainingFailed if that is no number any more."""
         import torch
 
-        self.plan = self.plan or self._make_plan(len(batch.images))
+        # The most that a batch of so many photos holds, not what this one does: a resumed training plans the same.
+        self.plan = self.plan or self._make_plan(2 * len(batch.products))
         self.optimizer.zero_grad(set_to_none=True)
         while True:
             try:
@@ -233,8 +234,7 @@ class Trainer:
         else:
             budget = self.memory_bytes - resident_bytes()
         budget -= OPTIMIZER_COPIES * sum(weight.nbytes for weight in self.weights.values())
-        blocks = find_blocks(self.model, set(self.weights))
-        return plan_memory(lambda count: self._embed([blank] * count), blocks, images=images, budget_bytes=budget)
+        return plan_memory(lambda count: self._embed([blank] * count), self.blocks, images=images, budget_bytes=budget)
 
 
 def check_recipe(recipe: Recipe) -> None:

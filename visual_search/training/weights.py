@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 UPPER_SHARE = 0.5  # of the blocks; the lower ones see edges and textures, which are the same in every shop
 
 
-def choose_weights(checkpoint: Checkpoint, *, head_only: bool = False) -> dict[str, nn.Parameter]:
-    """Return the weights that learn, by name, and freeze all others.
+def choose_weights(checkpoint: Checkpoint, *, head_only: bool = False) -> tuple[dict[str, nn.Parameter], nn.ModuleList]:
+    """Return the weights that learn, by name, and the blocks of the image side; freeze all other weights.
 
     head_only: what stands above the last block alone.
     Raises ConfigurationError if the image side is not made of blocks, or if nothing of it is left to learn.
@@ -44,7 +44,7 @@ def choose_weights(checkpoint: Checkpoint, *, head_only: bool = False) -> dict[s
         raise ConfigurationError(f"{checkpoint.name!r} has no weights above its last block: leave out --head-only.")
     for name, weight in weights.items():
         weight.requires_grad_(name in chosen)
-    return {name: weight for name, weight in weights.items() if name in chosen}
+    return {name: weight for name, weight in weights.items() if name in chosen}, blocks
 
 
 def features_of(output: Any) -> Tensor:
