@@ -41,8 +41,8 @@ def test_several_rows_of_a_photo__are_several_right_answers(write: Any, keys: li
     labelled = read_labelled(path)
     assert labelled.problems == []
     assert labelled.queries == [
-        LabelledQuery(path.parent / "a.jpg", None, tuple(keys)),
-        LabelledQuery(path.parent / "b.jpg", None, (keys[1],)),
+        LabelledQuery(path.parent / "a.jpg", None, tuple(keys), "a.jpg"),
+        LabelledQuery(path.parent / "b.jpg", None, (keys[1],), "b.jpg"),
     ]
     assert labelled.queries[0].kind == "photo"
 

@@ -23,7 +23,6 @@ from visual_search.training.comparison import (
     lost_text,
     make_questions,
     measures,
-    paired_interval,
     table,
 )
 from visual_search.training.data import usable_captions
@@ -347,14 +346,6 @@ def test_usable_captions__none_or_one_for_all__are_not_learned_from() -> None:
 def test_measures__of_ranks() -> None:
     found = {name: values.tolist() for name, values in measures(np.array([1, 2, 10, 11])).items()}
     assert found == {"hit_at_1": [1, 0, 0, 0], "hit_at_10": [1, 1, 1, 0], "mrr": [1, 0.5, 0.1, 1 / 11]}
-
-
-def test_paired_interval__draws_whole_products() -> None:
-    differences = np.array([1.0] * 50 + [0.0] * 50)
-    assert paired_interval(differences, ["a"] * 50 + ["b"] * 50)[1:] == (0.0, 1.0)  # two products say little
-    mean, low, high = paired_interval(differences, [str(number) for number in range(100)])
-    assert mean == 0.5
-    assert 0.35 < low < 0.45 < 0.55 < high < 0.65
 
 
 def change(name: str, before: list[int], after: list[int]) -> Change:

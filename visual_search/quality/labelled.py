@@ -15,21 +15,23 @@ WANTED = "a CSV file in UTF-8 with the columns `photo` or `text`, and `product_i
 
 @dataclass(frozen=True, slots=True)
 class LabelledQuery:
-    """A photo, a text or both, and the keys of the products that are right answers."""
+    """A photo, a text or both, and the keys of the products that are right answers.
+
+    name: what its file calls it. held_out: images that are no answers, see SearchQuery. made_from: what it was made
+    from, if `make_queries` did.
+    """
 
     photo: Path | None
     text: str | None
     products: tuple[str, ...]
+    name: str = ""
+    held_out: frozenset[tuple[str, str]] = frozenset()
+    made_from: str = ""
 
     @property
     def kind(self) -> str:
         """What it consists of: `photo`, `text` or `mixed`."""
         return "mixed" if self.photo and self.text else "photo" if self.photo else "text"
-
-    @property
-    def name(self) -> str:
-        """What tells it from the file's other queries."""
-        return " + ".join(str(part) for part in (self.photo, self.text) if part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,30 +46,31 @@ def read_labelled(path: Path, *, split: str | None = None) -> Labelled:
     """Read a CSV file whose rows say: this photo (or text) should find that product.
 
     Several rows of one photo are several right answers. Photos are named relative to the file; a product_id is what
-    the catalogue's `product_id_field` holds. split: only rows with this value in the column `split`.
+    the catalogue's `product_id_field` holds. split: only rows with this value in the column `split`. The columns
+    `made_from` and `held_out_image` (an image key of the row's product) are those that `make_queries` writes.
     A photo that is not there and a product that the catalogue lacks are listed, and the query goes on without them.
     Whether a photo can be decoded comes out when it is. Raises InvalidLabels for what is no such file.
     """
     rows = _rows_of_split(read_rows(path), split, path)
-    answers: dict[tuple[str, str], list[str]] = {}
+    answers: dict[tuple[str, str], list[dict[str, str]]] = {}
     problems = []
     for line, row in rows:
         what = (row.get("photo", ""), row.get("text", ""))
         if not any(what) or not row["product_id"]:
             problems.append(f"line {line}: a photo or a text, and a product_id, were wanted; a cell is empty")
             continue
-        answers.setdefault(what, []).append(row["product_id"])
-    keys = get_catalog().keys_of({product_id for ids in answers.values() for product_id in ids})
+        answers.setdefault(what, []).append(row)
+    keys = get_catalog().keys_of({row["product_id"] for same in answers.values() for row in same})
     queries = []
-    for (photo, text), ids in answers.items():
-        unknown = [product_id for product_id in dict.fromkeys(ids) if product_id not in keys]
-        problems += [f"{photo or text}: no product of the catalogue is called {name!r}" for name in unknown]
+    for (photo, text), same in answers.items():
+        name = " + ".join(filter(None, (photo, text)))
+        unknown = dict.fromkeys(row["product_id"] for row in same if row["product_id"] not in keys)
+        problems += [f"{name}: no product of the catalogue is called {product_id!r}" for product_id in unknown]
         file = path.parent / photo if photo else None
-        products = tuple(dict.fromkeys(keys[product_id] for product_id in ids if product_id in keys))
         if file is not None and not file.is_file():
-            problems.append(f"{photo}: there is no such file in {str(path.parent)!r}")
-        elif products:
-            queries.append(LabelledQuery(file, text or None, products))
+            problems.append(f"{name}: there is no such file in {str(path.parent)!r}")
+        elif known := [(keys[row["product_id"]], row) for row in same if row["product_id"] in keys]:
+            queries.append(_query(name, file, text or None, known))
     return Labelled(queries, problems)
 
 
@@ -96,6 +99,19 @@ def spread(queries: Sequence[LabelledQuery], limit: int | None) -> list[Labelled
     if not limit or limit >= len(queries):
         return list(queries)
     return [queries[place * len(queries) // limit] for place in range(limit)]
+
+
+def _query(
+    name: str, photo: Path | None, text: str | None, rows: Sequence[tuple[str, dict[str, str]]]
+) -> LabelledQuery:
+    return LabelledQuery(
+        photo,
+        text,
+        tuple(dict.fromkeys(key for key, _ in rows)),
+        name,
+        held_out=frozenset((key, image) for key, row in rows if (image := row.get("held_out_image"))),
+        made_from=rows[0][1].get("made_from", ""),
+    )
 
 
 def _stripped(row: dict[str, str | None]) -> dict[str, str]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from visual_search.quality.metrics import Interval, interval
+from visual_search.quality.tables import points
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +21,6 @@ if TYPE_CHECKING:
     Ranks = NDArray[np.int64]
 
 QUESTIONS_MAX = 2_000  # photos of one kind that are asked, before and after
-ROUNDS = 2_000  # of the bootstrap
 TEXT = "text"
 
 
@@ -43,7 +45,7 @@ class Change:
     count: int
     before: dict[str, float]
     after: dict[str, float]
-    gain: dict[str, tuple[float, float, float]]
+    gain: dict[str, Interval]
 
 
 def make_questions(
@@ -95,7 +97,7 @@ def _ranks(
 def compare(question: Question, before: Ranks, after: Ranks) -> Change:
     """Return one line of the table."""
     old, new = measures(before), measures(after)
-    gains = {name: paired_interval(new[name] - old[name], question.products) for name in old}
+    gains = {name: interval(new[name] - old[name], question.products) for name in old}
     return Change(question.name, len(before), rates_of(before), rates_of(after), gains)
 
 
@@ -110,17 +112,6 @@ def measures(ranks: Ranks) -> dict[str, NDArray[np.float64]]:
 
     hits = {f"hit_at_{k}": (ranks <= k).astype(np.float64) for k in (1, 10)}
     return hits | {"mrr": np.reciprocal(ranks.astype(np.float64))}
-
-
-def paired_interval(differences: Any, products: Sequence[str]) -> tuple[float, float, float]:
-    """Return the mean difference with its 95 % interval: whole products are drawn, with all their photos."""
-    import numpy as np
-
-    _, numbers = np.unique(products, return_inverse=True)
-    sums, sizes = np.bincount(numbers, differences), np.bincount(numbers)
-    drawn = np.random.default_rng(0).choice(len(sizes), size=(ROUNDS, len(sizes)))
-    low, high = np.percentile(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1), [2.5, 97.5])
-    return float(differences.mean()), float(low), float(high)
 
 
 def lost_text(changes: Sequence[Change], *, margin: float) -> list[str]:
@@ -141,8 +132,7 @@ def table(changes: Sequence[Change]) -> list[str]:
             f"{f'{change.before[name]:.1%} → {change.after[name]:.1%}':>17}"
             for name in ("hit_at_1", "hit_at_10", "mrr")
         )
-        gain, low, high = (value * 100 for value in change.gain["hit_at_10"])
-        lines.append(f"{change.name:<27}{change.count:>6}{pairs}   {gain:+.1f} ({low:+.1f} to {high:+.1f})")
+        lines.append(f"{change.name:<27}{change.count:>6}{pairs}   {points(change.gain['hit_at_10'])}")
     return lines
 
 
