@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -139,6 +140,35 @@ def test_without_photos__learns_from_the_catalogue_and_says_so(
     assert (tmp_path / "out" / "config.json").exists()
 
 
+def test_split__is_train_where_the_file_has_it(labels: Path, clip: Path, tmp_path: Path) -> None:
+    said = fine_tune(tmp_path / "out", "--base", clip, "--photos", labels, "--text-margin", "100", *QUICK)
+    assert "12 photos" in said  # of 16, of which 4 are `val`
+    assert re.search(r"photos, learned products +4 ", said)
+
+
+def test_report_split__of_what_is_learned_from__is_refused(labels: Path, clip: Path, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        with pytest.raises(CommandError, match=f"--report-split '{split}' would ask with photos that are learned from"):
+            fine_tune(tmp_path / "out", "--photos", labels, "--split", split, "--report-split", split)
+
+
+def test_products_set_aside__say_when_to_stop(make_product: Callable[..., Product], clip: Path, tmp_path: Path) -> None:
+    products = [make_product(number, name=f"{NAMES[number % 4]} {number}") for number in range(1, 13)]
+    labels = write_labels(tmp_path / "photos", [product.sku for product in products])
+    options = ("--products-held-out", "sku-1", "sku-2", "--products-stopping", "sku-3", "--text-margin", "100")
+    said = fine_tune(
+        tmp_path / "out", "--base", clip, "--photos", labels, *options, "--epochs", 9, "--batch", 8, "--lr", "0.9"
+    )
+    assert "9 products to learn, 1 to stop by, 2 held out" in said
+    assert "Before: products set aside: hit@10" in said
+    report = json.loads((tmp_path / "out" / REPORT).read_text())
+    scores = [epoch["mrr"] for epoch in report["epochs"]]
+    assert report["best_epoch"] == scores.index(max(scores)) + 1
+    assert len(scores) == min(9, report["best_epoch"] + 2)
+    assert re.search(r"photos, held-out products +8 ", said)
+    assert set(report["products"]["held_out"]) == {str(product.pk) for product in products[:2]}
+
+
 def test_head_only__moves_what_stands_above_the_blocks_alone(labels: Path, clip: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
@@ -210,7 +240,7 @@ def test_photos_that_are_missing_or_broken__are_listed_and_left_out(labels: Path
     assert "left out: sku-1_1.jpg" in said
     assert "sku-1_2.jpg: " in said
     assert "sku-2_1.jpg: This photo is damaged" in said
-    assert "13 photos" in said
+    assert "9 photos" in said
 
 
 def test_broken_catalogue_picture__is_listed_and_left_out(
@@ -269,7 +299,7 @@ def test_fewer_photos_than_a_batch__make_one_batch(labels: Path, clip: Path, tmp
     said = fine_tune(
         tmp_path / "out", "--base", clip, "--photos", labels, "--epochs", 1, "--batch", 64, "--text-margin", 100
     )
-    assert "16 photos are fewer than a batch of 64: they make one batch." in said
+    assert "12 photos are fewer than a batch of 64: they make one batch." in said
 
 
 def test_no_picture_at_all__says_so(products: list[Product], clip: Path, tmp_path: Path) -> None:

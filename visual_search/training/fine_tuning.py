@@ -24,6 +24,7 @@ from visual_search.training.trainer import Recipe, Trainer
 if TYPE_CHECKING:
     from visual_search.checkpoints import Checkpoint
 
+STOPPING = "stopping"  # the question that says when to stop
 STAND_IN_SEED = 1_000_003  # no epoch has this number, so none learns from the very variants that are asked with
 PATIENCE = 2  # epochs without a gain on the products set aside for it
 STOPPING_PHOTOS = 500  # looked at after each epoch
@@ -90,7 +91,7 @@ class FineTuning:
         kind = "photos" if job.data.photos else "variants"
         self.questions = make_questions(job.split, asked, self.captions, kind=kind)
         stopping = [photo for photo in asked if photo.product in set(job.split.stopping)]
-        self.stopping = Question("stopping", stopping[:: -(-len(stopping) // STOPPING_PHOTOS) or 1])
+        self.stopping = [Question(STOPPING, stopping[:: -(-len(stopping) // STOPPING_PHOTOS)])] if stopping else []
         if not stopping:
             say("No product is set aside to stop early by: every epoch is run, and the last one counts.")
         self.done = Progress()
@@ -103,12 +104,16 @@ class FineTuning:
         if is_resumed:
             self._resume()
         if not self.done.before:
-            before = ask_all(self.trainer, self.questions, self.job.data.pictures)
+            before = ask_all(self.trainer, [*self.questions, *self.stopping], self.job.data.pictures)
             self.done.before = {name: ranks.tolist() for name, ranks in before.items()}
+            if self.stopping:
+                self.say(f"Before: {_said(rates_of(before[STOPPING]))}")
         while self.done.epoch < self.job.recipe.epochs and not self._is_enough():
             self._learn_epoch()
             save_state(self.job.folder, self._state())
         self.trainer.take(self.best)
+        if self.stopping and self.done.best_score < rates_of(np.array(self.done.before[STOPPING]))["mrr"]:
+            self.say("No epoch finds the products set aside better than it was before: look twice at the table.")
         after = ask_all(self.trainer, self.questions, self.job.data.pictures)
         return [
             compare(question, np.array(self.done.before[question.name]), after[question.name])
@@ -133,7 +138,8 @@ class FineTuning:
             "checkpoint": self.base,
             "recipe": asdict(self.job.recipe),
             "split": asdict(self.job.split),
-            "photos": [hashlib.sha256(photo.jpeg).hexdigest() for photo in self.batches.photos],
+            "photos": _digest(self.batches.photos),
+            "pictures": {key: _digest(pictures) for key, pictures in self.batches.pictures.items()},
             "captions": self.captions,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -159,14 +165,14 @@ class FineTuning:
         self.done.epoch += 1
         line = {"loss": sum(losses) / len(losses), "seconds": time.monotonic() - started}
         said = f"Epoch {number + 1}: loss {line['loss']:.3f}, {line['seconds']:.0f} s"
-        if self.stopping.photos:
-            ranks = ask_all(self.trainer, [self.stopping], self.job.data.pictures)[self.stopping.name]
-            line |= rates_of(ranks)
-            said += f"; products set aside: hit@10 {line['hit_at_10']:.1%}, MRR {line['mrr']:.1%}"
+        if self.stopping:
+            line |= rates_of(ask_all(self.trainer, self.stopping, self.job.data.pictures)[STOPPING])
+            said += f"; {_said(line)}"
         self.say(said)
         self.done.history.append(line)
-        if line.get("mrr", self.done.epoch) > self.done.best_score:
-            self.done.best_score, self.done.best_epoch = line.get("mrr", self.done.epoch), self.done.epoch
+        score = line.get("mrr", self.done.epoch)  # of two alike without a score, the later one
+        if score > self.done.best_score:
+            self.done.best_score, self.done.best_epoch = score, self.done.epoch
             self.best = self.trainer.learned()
 
     def _is_enough(self) -> bool:
@@ -193,6 +199,17 @@ class FineTuning:
         self.done, self.best = Progress(**state["done"]), state["best"]
         self.trainer.restore(state["trainer"])
         self.say(f"Going on after epoch {self.done.epoch}.")
+
+
+def _said(rates: Mapping[str, float]) -> str:
+    return f"products set aside: hit@10 {rates['hit_at_10']:.1%}, MRR {rates['mrr']:.1%}"
+
+
+def _digest(examples: Sequence[Example]) -> str:
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(f"{example.product}\0{len(example.jpeg)}\0".encode() + example.jpeg)
+    return digest.hexdigest()
 
 
 def set_aside(photos: Sequence[Example]) -> tuple[list[Example], list[Example]]:

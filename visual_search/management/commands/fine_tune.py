@@ -32,8 +32,8 @@ class Command(IndexCommand):
         parser.add_argument(
             "--photos", type=Path, metavar="CSV", help="With photo and product_id; see evaluate_search."
         )
-        parser.add_argument("--split", metavar="NAME", help="Only rows whose column `split` says so.")
-        parser.add_argument("--report-split", metavar="NAME", help="Rows for the table alone, never learned from.")
+        parser.add_argument("--split", metavar="NAME", help="Of rows to learn from; `train` where the file has it.")
+        parser.add_argument("--report-split", metavar="NAME", help="Of rows for the table alone; `val` likewise.")
         parser.add_argument("--epochs", type=int, default=3)
         parser.add_argument("--lr", type=float, default=2e-4, help="The highest learning rate (default: %(default)g).")
         parser.add_argument("--batch", type=int, default=64, help="Photos that are told apart at once.")
@@ -105,8 +105,9 @@ class Command(IndexCommand):
         check_recipe(recipe)
         active = find_active()
         base = options["base"] or (active.checkpoint if active else get_settings().CHECKPOINT)
-        path, report_split = options["photos"], options["report_split"]
-        photos = read_labelled(path, split=options["split"]) if path else None
+        path = options["photos"]
+        split_name, report_split = choose_splits(path, options["split"], options["report_split"])
+        photos = read_labelled(path, split=split_name) if path else None
         report_photos = read_labelled(path, split=report_split) if path and report_split else None
         checkpoint = load_checkpoint(base)
         data = gather(photos, report_photos, input_size_px=checkpoint.input_size_px, seed=recipe.seed)
@@ -134,6 +135,25 @@ class Command(IndexCommand):
                 "There are no labelled photos: it learns from the catalogue's own pictures, made to look like phone "
                 "photos. The table is of such variants too, not of real photos."
             )
+
+
+def choose_splits(path: Path | None, split: str | None, report_split: str | None) -> tuple[str | None, str | None]:
+    """Return which rows to learn from and which to ask with: a file's own `train` and `val`, unless others are named.
+
+    None is every row, and no row. Raises ConfigurationError if both are the same rows, InvalidLabels.
+    """
+    from visual_search.quality.labelled import read_rows
+
+    if path is None:
+        return None, None
+    there = {row.get("split") for _, row in read_rows(path)}
+    split = split or ("train" if "train" in there else None)
+    report_split = report_split or ("val" if "val" in there and split not in (None, "val") else None)
+    if report_split and split in (None, report_split):
+        raise ConfigurationError(
+            f"--report-split {report_split!r} would ask with photos that are learned from. Name another --split."
+        )
+    return split, report_split
 
 
 def keys_of(product_ids: list[str]) -> list[str]:
