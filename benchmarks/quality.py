@@ -106,7 +106,11 @@ def photos_to_ask_with(data: Path, file: Path | None) -> list[tuple[Path, str]]:
     own = data / "photos.csv"
     file = own if file is None else file.resolve()
     rows = [row for row in read_rows(file) if (row["split"] == "val" if file == own else row.get("split") != "train")]
-    return [(file.parent / row["photo"], row["product_id"]) for row in rows]
+    # Named from where the file lies, or from where the data's own photos do.
+    places = [
+        file.parent / row["photo"] if (file.parent / row["photo"]).exists() else data / row["photo"] for row in rows
+    ]
+    return [(place, row["product_id"]) for place, row in zip(places, rows, strict=True)]
 
 
 def write_questions(data: Path, photos: list[tuple[Path, str]], path: Path) -> Path:

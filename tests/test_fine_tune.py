@@ -229,6 +229,15 @@ def test_resume__of_another_training__is_refused(labels: Path, clip: Path, tmp_p
         fine_tune(tmp_path / "out", *options, "--resume")
 
 
+def test_leftovers_of_a_killed_write__are_cleared_away(labels: Path, clip: Path, tmp_path: Path) -> None:
+    left = tmp_path / ".out.0123.writing"
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"half")
+    fine_tune(tmp_path / "out", "--base", clip, "--photos", labels, "--text-margin", "100", *QUICK)
+    assert not left.exists()
+    assert embed(tmp_path / "out")
+
+
 # Bad input
 
 

@@ -82,7 +82,7 @@ class Command(IndexCommand):
                 returncode=130,
             ) from None
         drop_state(folder)
-        self.stdout.write(f"\nWrote {folder} (fingerprint {fingerprint}). Put it live, and back again:")
+        self.stdout.write(f"\nWrote {options['out']} (fingerprint {fingerprint}). Put it live, and back again:")
         self.stdout.write(f"  manage.py build_version --checkpoint {folder}")
         self.stdout.write("  manage.py switch_version VERSION\n  manage.py rollback_version")
 
