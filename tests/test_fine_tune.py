@@ -29,6 +29,7 @@ from visual_search.exceptions import InvalidLabels
 from visual_search.models import IndexVersion
 from visual_search.quality.variants import phone_like
 from visual_search.search import SearchQuery, read_photo, search
+from visual_search.training import data
 from visual_search.training.output import REPORT, state_path
 
 NAMES = ("red shoe", "green bag", "red bag", "green shoe")
@@ -309,6 +310,18 @@ def test_fewer_photos_than_a_batch__make_one_batch(labels: Path, clip: Path, tmp
         tmp_path / "out", "--base", clip, "--photos", labels, "--epochs", 1, "--batch", 64, "--text-margin", 100
     )
     assert "12 photos are fewer than a batch of 64: they make one batch." in said
+
+
+def test_more_than_is_held_in_memory__is_drawn_from_and_said(
+    labels: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "PHOTOS_MAX", 6)
+    monkeypatch.setattr(data, "GALLERY_MAX", 3)
+    write_csv(labels, [(f"sku-{n}_{m}.jpg", f"sku-{n}", "") for n in (1, 2) for m in range(4)])
+    said = fine_tune(tmp_path / "out", "--base", clip, "--photos", labels, "--text-margin", "100", *QUICK)
+    assert "Of 4 products, 3 are read: those with photos, and others" in said
+    assert "Of 8 photos, 6 are learned from" in said
+    assert "6 photos, 2 products to learn" in said
 
 
 def test_no_picture_at_all__says_so(products: list[Product], clip: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ class TrainingData:
 
     pictures: of each product, the main one first; every product here has one. captions: of some products or of
     none. photos: of products that have pictures. report_photos: never learned from. problems: what was left out, a line
-    each.
+    each. notes: what was done without being asked.
     """
 
     pictures: dict[str, list[Example]] = field(default_factory=dict)
@@ -36,6 +36,7 @@ class TrainingData:
     photos: list[Example] = field(default_factory=list)
     report_photos: list[Example] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def learnable(self) -> set[str]:
         """Return the products that can be learned from: those with photos, or all where there is no photo."""
@@ -60,6 +61,8 @@ def gather(
     for labelled in files:
         data.problems += labelled.problems
     if photos is not None:
+        if (count := len(photos.queries)) > PHOTOS_MAX:
+            data.notes.append(f"Of {count} photos, {PHOTOS_MAX} are learned from, drawn at random.")
         data.photos = _read_photos(data, _sample(photos.queries, seed), longest)
         if not data.photos:
             first = f" The first problem: {data.problems[0]}." if data.problems else ""
@@ -95,6 +98,9 @@ def _read_catalog(data: TrainingData, wanted: set[str], longest: int, *, seed: i
         others = [key for key in keys if key not in chosen]
         free = max(0, GALLERY_MAX - len(chosen))
         chosen |= {others[at] for at in np.random.default_rng(seed).permutation(len(others))[:free]}
+        data.notes.append(
+            f"Of {len(keys)} products, {len(chosen)} are read: those with photos, and others at random to search among."
+        )
     else:
         chosen = set(keys)
     is_captioned = has_captions(catalog)

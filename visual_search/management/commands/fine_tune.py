@@ -130,6 +130,8 @@ class Command(IndexCommand):
             f"{len(split.learned)} products to learn, {len(split.stopping)} to stop by, {len(split.held_out)} held out"
         )
         self.stdout.write(f"From {base}: {len(data.photos)} photos, {counts}.")
+        for note in data.notes:
+            self.stdout.write(note)
         if not data.photos:
             self.stdout.write(
                 "There are no labelled photos: it learns from the catalogue's own pictures, made to look like phone "
