@@ -2,19 +2,21 @@
 # make test   style, types and tests; those of PostgreSQL and Redis run where their programs are installed
 # make bench  the measurements that the docs quote
 # make preparation DATA=…   the table of docs/preparation.md
+# make quality DATA=… [PHOTOS=file.csv]   how good the search is, and how much better after a fine-tuning (docs/quality.md)
 
 PYTHON ?= python3
 VENV ?= .venv
 # Which torch: the default takes the version in constraints.txt. For a GPU, name its index or another version here.
 PIP_ARGS ?= -c constraints.txt
 DATA ?= data/grocery
+PHOTOS ?=
 SERVE ?= 1
 PORT ?= 8000
 
 RUN = $(VENV)/bin/python
-export DATA
+export DATA PHOTOS
 
-.PHONY: install demo test lint check-gpu bench preparation clean
+.PHONY: install demo test lint check-gpu bench preparation quality clean
 
 install: $(VENV)/.installed
 
@@ -52,6 +54,10 @@ preparation: install
 	$(RUN) manage.py fetch_background_model
 	$(RUN) manage.py build_starter_checkpoint .demo/starter
 	$(RUN) -m benchmarks.preparation
+
+# The photos that are asked with are the data's `val` photos, or those of PHOTOS. The last line is JSON.
+quality: install
+	@$(RUN) -m benchmarks.quality
 
 clean:
 	rm -rf .demo

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.grocery import DATA, GETTING_THE_DATA
 from visual_search.background import BackgroundRemover
 from visual_search.encoders import TransformersEncoder
 from visual_search.images import decode_photo
@@ -35,10 +36,6 @@ STATE = Path(os.environ.get("SHOP_STATE_DIR", ".demo"))
 ROUNDS = 2000  # of the bootstrap
 TIMED_PHOTOS = 60
 PAIRS = [*((query, "none") for query in STRATEGIES), *((query, query) for query in STRATEGIES if query != "none")]
-GETTING_THE_DATA = (
-    "The photos of the Grocery Store Dataset (arXiv:1901.00711) are wanted in {folder}: products.csv with "
-    "product_id and image, photos.csv with photo, product_id and split."
-)
 
 
 @dataclass
@@ -72,7 +69,7 @@ class KeptMasks:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("DATA", "data/grocery")))
+    parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--split", default="train")
     parser.add_argument("--limit", type=int, default=0, help="Only so many photos, spread over all; 0 takes every one.")
     parser.add_argument("--json", type=Path)

@@ -17,6 +17,7 @@ HEAVY = ["torch", "transformers", "rembg", "onnxruntime", "qdrant_client", "qdra
 EDGES = "api views urls admin management checks index_checks queue_checks apps test signals tasks"
 LAYERS = [
     set(EDGES.split()),
+    {"training"},
     {"status", "verifying", "quality"},
     {"facets"},
     {"building", "search", "sharing", "sweeping"},

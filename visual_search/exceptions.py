@@ -120,3 +120,9 @@ class InvalidVector(VisualSearchError):
     """A vector that is not finite or not of unit length reached the store's border."""
 
     code = "invalid_vector"
+
+
+class TrainingFailed(VisualSearchError):
+    """A fine-tuning went wrong on its way; nothing was written."""
+
+    code = "training_failed"
