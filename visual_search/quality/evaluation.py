@@ -101,7 +101,7 @@ def evaluate(
     outcomes = []
     for query in queries:
         try:
-            outcomes.append(_ask(query, configuration, groups.get(query.products[0], "")))
+            outcomes.append(ask(query, configuration, group=groups.get(query.products[0], "")))
         except (BadRequest, OSError) as error:
             problems.append(f"{query.name}: {error}")
         progress()
@@ -109,6 +109,36 @@ def evaluate(
         reasons = [*labelled.problems, *problems]
         raise InvalidLabels(f"No query is left to measure with. {reasons[0] if reasons else 'The file names none.'}")
     return outcomes, problems
+
+
+def ask(query: LabelledQuery, configuration: Configuration, *, group: str = "") -> Outcome:
+    """Return what one query came to. Raises BadRequest and OSError for a photo or text that can't be searched with."""
+    results = search(
+        SearchQuery(
+            photos=[read_photo(query.photo.read_bytes())] if query.photo else (),
+            texts=[query.text] if query.text else (),
+            limit=min(DEPTH, get_settings().MAX_LIMIT),
+            score_threshold=-1.0,
+            preparation=configuration.strategy,
+            held_out=query.held_out,
+        ),
+        version=configuration.version,
+    )
+    keys = [str(hit.product.pk) for hit in results.hits]
+    is_right = [key in query.products for key in keys]
+    scores = [hit.score for hit in results.hits]
+    photo = results.photos[0] if results.photos else None
+    return Outcome(
+        query=query,
+        found=tuple(map(_found, results.hits[:SHOWN])),
+        places=tuple(place for place, right in enumerate(is_right, start=1) if right),
+        right_score=next((score for score, right in zip(scores, is_right, strict=True) if right), None),
+        wrong_score=next((score for score, right in zip(scores, is_right, strict=True) if not right), None),
+        group=group,
+        timings_ms=results.timings_ms,
+        is_cached=photo.is_cached if photo else False,
+        fallback=photo.fallback if photo else "",
+    )
 
 
 def groups_of(keys: Iterable[str], filter_name: str) -> dict[str, str]:
@@ -144,35 +174,6 @@ def _indexed_only(queries: Sequence[LabelledQuery], version: IndexVersion) -> tu
     problems = [f"product {key} is not in index version {version.pk}" for key in wanted if key not in indexed]
     kept = [replace(query, products=tuple(key for key in query.products if key in indexed)) for query in queries]
     return [query for query in kept if query.products], problems
-
-
-def _ask(query: LabelledQuery, configuration: Configuration, group: str) -> Outcome:
-    results = search(
-        SearchQuery(
-            photos=[read_photo(query.photo.read_bytes())] if query.photo else (),
-            texts=[query.text] if query.text else (),
-            limit=min(DEPTH, get_settings().MAX_LIMIT),
-            score_threshold=-1.0,
-            preparation=configuration.strategy,
-            held_out=query.held_out,
-        ),
-        version=configuration.version,
-    )
-    keys = [str(hit.product.pk) for hit in results.hits]
-    is_right = [key in query.products for key in keys]
-    scores = [hit.score for hit in results.hits]
-    photo = results.photos[0] if results.photos else None
-    return Outcome(
-        query=query,
-        found=tuple(map(_found, results.hits[:SHOWN])),
-        places=tuple(place for place, right in enumerate(is_right, start=1) if right),
-        right_score=next((score for score, right in zip(scores, is_right, strict=True) if right), None),
-        wrong_score=next((score for score, right in zip(scores, is_right, strict=True) if not right), None),
-        group=group,
-        timings_ms=results.timings_ms,
-        is_cached=photo.is_cached if photo else False,
-        fallback=photo.fallback if photo else "",
-    )
 
 
 def _found(hit: ProductHit) -> Found:

@@ -16,6 +16,8 @@ from visual_search.preparation import STRATEGIES
 from visual_search.quality import runs
 from visual_search.quality.evaluation import Configuration, default_group, evaluate, open_configuration
 from visual_search.quality.labelled import Labelled, read_labelled, spread
+from visual_search.quality.plots import require_matplotlib
+from visual_search.quality.report import write_report
 from visual_search.quality.runs import Run
 from visual_search.quality.tables import table
 
@@ -42,6 +44,8 @@ class Command(IndexCommand):
         group_by = _group(options["by"])
         for file in filter(None, (options["json"], options["report"])):
             _writable(file)
+        if options["report"]:
+            require_matplotlib()
         labelled = read_labelled(options["labels"], split=options["split"])
         labelled = Labelled(spread(labelled.queries, options["limit"]), labelled.problems)
         what = options["compare"]
@@ -57,6 +61,8 @@ class Command(IndexCommand):
             base = self.measure(other, labelled, group_by, options)
         for line in table(run, base):
             self.stdout.write(line)
+        if options["report"]:
+            write_report(options["report"], run, base)
         if options["json"]:
             options["json"].write_text(runs.as_json(run, base), encoding="utf-8")
 
