@@ -140,7 +140,7 @@ class Command(IndexCommand):
         if not data.photos:
             self.stdout.write(
                 "There are no labelled photos: it learns from the catalogue's own pictures, made to look like phone "
-                "photos. The table is of such variants too: whether real photos gain, evaluate_search says with some of them."
+                "photos. The table is of such variants too; only evaluate_search with real photos says what those gain."
             )
 
 
