@@ -38,6 +38,10 @@ class Recipe:
     is_head_only: bool = False
 
 
+# On the catalogue's pictures alone the full rate unlearned real photos: hit@10 fell by 20 points (docs/quality.md).
+WITHOUT_PHOTOS = Recipe(epochs=1, learning_rate=2e-5)
+
+
 class Trainer:
     """A checkpoint whose image side learns. The text side is frozen: captions are embedded once.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,10 @@ class Command(IndexCommand):
         )
         parser.add_argument("--split", metavar="NAME", help="Of rows to learn from; `train` where the file has it.")
         parser.add_argument("--report-split", metavar="NAME", help="Of rows for the table alone; `val` likewise.")
-        parser.add_argument("--epochs", type=int, default=3)
-        parser.add_argument("--lr", type=float, default=2e-4, help="The highest learning rate (default: %(default)g).")
+        parser.add_argument("--epochs", type=int, help="3 if not given; 1 without photos.")
+        parser.add_argument(
+            "--lr", type=float, help="The highest learning rate. 2e-4 if not given; 2e-5 without photos."
+        )
         parser.add_argument("--batch", type=int, default=64, help="Photos that are told apart at once.")
         parser.add_argument("--head-only", action="store_true", help="Only what stands above the last block learns.")
         parser.add_argument("--products-held-out", nargs="+", default=[], metavar="ID", help="Kept away to the end.")
@@ -93,15 +95,18 @@ class Command(IndexCommand):
         from visual_search.training.data import gather
         from visual_search.training.fine_tuning import Job
         from visual_search.training.splits import split_products
-        from visual_search.training.trainer import Recipe, check_recipe
+        from visual_search.training.trainer import WITHOUT_PHOTOS, Recipe, check_recipe
 
-        recipe = Recipe(
-            epochs=options["epochs"],
-            learning_rate=options["lr"],
+        recipe = replace(
+            Recipe() if options["photos"] else WITHOUT_PHOTOS,
             batch=options["batch"],
             seed=options["seed"],
             is_head_only=options["head_only"],
         )
+        if options["epochs"] is not None:
+            recipe = replace(recipe, epochs=options["epochs"])
+        if options["lr"] is not None:
+            recipe = replace(recipe, learning_rate=options["lr"])
         check_recipe(recipe)
         active = find_active()
         base = options["base"] or (active.checkpoint if active else get_settings().CHECKPOINT)
@@ -135,7 +140,7 @@ class Command(IndexCommand):
         if not data.photos:
             self.stdout.write(
                 "There are no labelled photos: it learns from the catalogue's own pictures, made to look like phone "
-                "photos. The table is of such variants too, not of real photos."
+                "photos. The table is of such variants too; only evaluate_search with real photos says what those gain."
             )
 
 
