@@ -202,13 +202,21 @@ def test_calibrate__keeps_the_threshold_of_that_kind_alone(shop: Any, tmp_path: 
     path = with_texts(tmp_path)
     run("calibrate_threshold", path, "--dry-run")
     assert IndexVersion.objects.get().text_threshold is None
-    said = run("calibrate_threshold", path, "--report", tmp_path / "curve.html")
+    said = run("calibrate_threshold", path, "--force", "--report", tmp_path / "curve.html")
     version = IndexVersion.objects.get()
     assert version.text_threshold is not None
     assert version.photo_threshold is None
     assert f"text_threshold {version.text_threshold:.4f}" in said
     assert "false accepts" in said
     assert "<svg" in (tmp_path / "curve.html").read_text()
+
+
+def test_threshold_that_hides_most_right_products__is_kept_by_force_alone(shop: Any, tmp_path: Path) -> None:
+    """Texts that say nothing of the products: no score tells right from wrong."""
+    path = with_texts(tmp_path)
+    with pytest.raises(CommandError, match="hides more than half of the right products"):
+        run("calibrate_threshold", path)
+    assert IndexVersion.objects.get().text_threshold is None
 
 
 def test_calibrate_with_photos_of_other_things__takes_those(labels: Path, tmp_path: Path) -> None:
