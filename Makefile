@@ -3,21 +3,23 @@
 # make bench  the measurements that the docs quote
 # make screenshots   the pictures of the README, by Debian's chromium
 # make preparation DATA=…   the table of docs/preparation.md
+# make quality DATA=… [PHOTOS=file.csv]   how good the search is, and how much better after a fine-tuning (docs/quality.md)
 
 PYTHON ?= python3
 VENV ?= .venv
 # Which torch: the default takes the version in constraints.txt. For a GPU, name its index or another version here.
 PIP_ARGS ?= -c constraints.txt
 DATA ?= data/grocery
+PHOTOS ?=
 SERVE ?= 1
 PORT ?= 8000
 # What the demo sells: the Vendure sample (npm fetches it), or "drawn": pictures that are drawn here.
 SOURCE ?= vendure
 
 RUN = $(VENV)/bin/python
-export DATA
+export DATA PHOTOS
 
-.PHONY: install demo test lint check-gpu bench preparation screenshots clean
+.PHONY: install demo test lint check-gpu bench preparation quality screenshots clean
 
 install: $(VENV)/.installed
 
@@ -58,6 +60,10 @@ preparation: install
 
 screenshots: install
 	$(RUN) docs/screenshots.py
+
+# The photos that are asked with are the data's `val` photos, or those of PHOTOS. The last line is JSON.
+quality: install
+	@$(RUN) -m benchmarks.quality
 
 clean:
 	rm -rf .demo

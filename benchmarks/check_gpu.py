@@ -5,7 +5,8 @@
 1. A django-q2 worker embeds on the GPU after the cluster's fork.
 2. Half precision: every cosine with single precision on the CPU is .999 or more; both have one fingerprint.
 3. A batch that is too large for the memory halves itself, gives the same embeddings and grows back.
-4. Images a second.
+4. A fine-tuning in mixed precision: its loss falls as on the CPU.
+5. Images a second.
 Exits with 1 if a check fails, with 0 and "not run: no GPU" where there is none.
 """
 
@@ -26,6 +27,7 @@ from visual_search.encoders import GROW_AFTER, TransformersEncoder
 
 ROOT = Path(__file__).resolve().parent.parent
 COSINE_MIN = 0.999
+LOSS_TOLERANCE = 0.05  # of single precision's: bfloat16 keeps 8 bits
 SMALL_BATCH, LARGE_BATCH = 4, 64
 WORKER_SECONDS = 300  # importing torch and loading a large checkpoint from a cold disk
 
@@ -39,6 +41,7 @@ def main() -> int:
         check_worker(checkpoint, device_type="cuda"),
         check_half_precision(checkpoint),
         check_out_of_memory(checkpoint),
+        check_fine_tuning(checkpoint),
     ]
     print_images_per_second(checkpoint)
     return 0 if all(results) else 1
@@ -164,6 +167,35 @@ def check_out_of_memory(checkpoint: str) -> bool:
         holds=halved < LARGE_BATCH and grown > halved and cosine >= COSINE_MIN,
         detail=f"batch {LARGE_BATCH} -> {halved} -> {grown}, lowest cosine {cosine:.5f}",
     )
+
+
+def check_fine_tuning(checkpoint: str, *, device: str = "cuda") -> bool:
+    """Learn from the same batches on both devices."""
+    on_cpu, there = learn(checkpoint, "cpu"), learn(checkpoint, device)
+    apart = max(abs(one - other) / one for one, other in zip(on_cpu, there, strict=True))
+    return report(
+        "a fine-tuning in mixed precision learns as in single precision",
+        holds=there[-1] < there[0] and apart <= LOSS_TOLERANCE,
+        detail=f"loss {there[0]:.3f} -> {there[-1]:.3f}, at most {apart:.1%} from that on the CPU",
+    )
+
+
+def learn(checkpoint: str, device: str) -> list[float]:
+    """Return the loss of five steps."""
+    from tests.drawings import photo_bytes
+    from visual_search.checkpoints import load_checkpoint
+    from visual_search.training.batches import Batches, Example
+    from visual_search.training.trainer import Recipe, Trainer
+
+    def example(product: int, seed: int) -> Example:
+        return Example(str(product), photo_bytes((256, 256), seed=seed))
+
+    pictures = {str(product): [example(product, product)] for product in range(8)}
+    shown = [example(product, product) for product in range(8)]
+    captions = {product: f"thing number {product}" for product in pictures}
+    trainer = Trainer(load_checkpoint(checkpoint), captions, Recipe(), steps=100, device=device)
+    batches = Batches(shown, pictures, size=8, seed=0, strength=0.5)
+    return [trainer.step(batches.draw(number, 0)) for number in range(5)]
 
 
 def print_images_per_second(checkpoint: str) -> None:

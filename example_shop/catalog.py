@@ -17,6 +17,7 @@ from visual_search.catalog import Boolean, Catalog, Keyword, Number
 class ProductCatalog(Catalog):
     model = Product
     images = "images"
+    product_id_field = "sku"
     text = "{name}. {description}"
     filters = {
         "category": Keyword("category.slug"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "visual_search"
-HEAVY = ["torch", "transformers", "rembg", "onnxruntime", "qdrant_client", "qdrant_edge", "faiss"]
+HEAVY = ["torch", "transformers", "rembg", "onnxruntime", "qdrant_client", "qdrant_edge", "faiss", "matplotlib"]
 
 # From the edges inwards: a module may import from its own layer and from those below (docs/architecture.md).
 EDGES = (
@@ -19,7 +19,8 @@ EDGES = (
 )
 LAYERS = [
     set(EDGES.split()),
-    {"status", "verifying"},
+    {"training"},
+    {"status", "verifying", "quality"},
     {"facets"},
     {"building", "search", "sharing", "sweeping"},
     {"query", "serving"},

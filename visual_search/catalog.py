@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from django.core.exceptions import ValidationError
+from django.core.exceptions import FieldDoesNotExist, ValidationError
 from django.core.signals import setting_changed
 from django.db import router
 from django.db.models import FileField, ImageField
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from visual_search.stores.base import FieldKind, PayloadValue
 
 __all__ = ["Boolean", "Catalog", "CatalogImage", "Keyword", "Number", "get_catalog"]
+
+VALUES_PER_QUERY = 500  # below the 999 parameters that older SQLites take
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ class Catalog:
     """The name of an ImageField, or of a relation to rows that have one; the first row is the main image."""
     text: ClassVar[str] = ""
     """A format string over the product's attributes: its caption when a checkpoint is fine-tuned."""
+    product_id_field: ClassVar[str] = "pk"
+    """The unique field that files with a column `product_id` mean, such as "sku"."""
     filters: ClassVar[Mapping[str, Field]] = {}
     """What shoppers may filter by. The relations named here are watched for changes."""
     related: ClassVar[Iterable[str]] = ()
@@ -153,17 +157,41 @@ class Catalog:
         """Return the keys that the model's primary key can take: the index may be older than the model."""
         return [key for key in keys if self._is_key(key)]
 
-    def _is_key(self, key: str) -> bool:
+    def keys_of(self, product_ids: Iterable[str]) -> dict[str, str]:
+        """Return the keys of the products that files call by these ids (`product_id_field`); unknown ones are left out.
+
+        Raises ConfigurationError if the product has no such field.
+        """
+        name = self.product_id_field
         try:
-            self.model._meta.pk.to_python(key)
-        except ValidationError:
-            return False
-        return True
+            field = self.model._meta.pk if name == "pk" else self.model._meta.get_field(name)
+        except FieldDoesNotExist as error:
+            where = f"{type(self).__name__}.product_id_field = {name!r}"
+            raise ConfigurationError(f"{where} is no field of {self.model.__name__}.") from error
+        values = {text: value for text in product_ids if (value := _value_of(field, text)) is not None}
+        found: dict[Any, str] = {}
+        wanted = list(values.values())
+        for start in range(0, len(wanted), VALUES_PER_QUERY):
+            some = {f"{name}__in": wanted[start : start + VALUES_PER_QUERY]}
+            rows = self.queryset().using(self.database).filter(**some).order_by()
+            found |= {value: str(pk) for value, pk in rows.values_list(name, "pk")}
+        return {text: found[value] for text, value in values.items() if value in found}
+
+    def _is_key(self, key: str) -> bool:
+        return _value_of(self.model._meta.pk, key) is not None
 
     @property
     def database(self) -> str:
         """The alias that holds products and index; the index reads and writes through it."""
         return router.db_for_write(self.model)
+
+
+def _value_of(field: Any, text: str) -> Any:
+    """Return what a field makes of a text, or None if it can't be its value."""
+    try:
+        return field.to_python(text)
+    except ValidationError:
+        return None
 
 
 def find_relation(model: type[Model], attribute: str) -> Any:

@@ -131,7 +131,7 @@ def load_checkpoint(name: str | os.PathLike[str]) -> Checkpoint:
     name = os.fspath(name)
     folder = _local_folder(name)
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             checkpoint = _load(name, str(folder), local_only=True) if folder else _load_hub_name(name)
     except ImportError as error:
         raise ConfigurationError(
@@ -196,7 +196,7 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Keep progress bars and loading reports out of the worker's log."""
     logging: Any = import_module("transformers.utils.logging")
     level, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -58,6 +58,12 @@ class ConfigurationError(VisualSearchError):
     code = "misconfigured"
 
 
+class InvalidLabels(VisualSearchError):
+    """A file of labelled queries can't be read, or has not one row that can be used."""
+
+    code = "invalid_labels"
+
+
 class CheckpointMissing(ConfigurationError):
     """The checkpoint's weights are not on this machine and can't be fetched."""
 
@@ -114,3 +120,9 @@ class InvalidVector(VisualSearchError):
     """A vector that is not finite or not of unit length reached the store's border."""
 
     code = "invalid_vector"
+
+
+class TrainingFailed(VisualSearchError):
+    """A fine-tuning went wrong on its way; nothing was written."""
+
+    code = "training_failed"

@@ -48,9 +48,12 @@ class IndexVersion(models.Model):
     fingerprint = models.CharField(max_length=64)
     dim = models.PositiveIntegerField()
     state = models.CharField(max_length=10, choices=State, default=State.BUILDING)
-    score_threshold = models.FloatField(
-        null=True, blank=True, help_text="Calibrated for this checkpoint and catalogue."
+    photo_threshold = models.FloatField(
+        null=True,
+        blank=True,
+        help_text="Score that a product must reach where photos alone are searched with; calibrated.",
     )
+    text_threshold = models.FloatField(null=True, blank=True, help_text="The same for texts alone.")
     created_at = models.DateTimeField(db_default=Now(), editable=False)
     activated_at = models.DateTimeField(null=True, blank=True, editable=False, help_text="When it last became active.")
 

@@ -21,7 +21,7 @@ from visual_search.conf import get_settings
 from visual_search.exceptions import InvalidQuery
 from visual_search.models import Embedding, IndexVersion
 from visual_search.photos import Photo, cached_embedding, keep_embedding
-from visual_search.preparation import embed_prepared, identity, prepare
+from visual_search.preparation import STRATEGIES, embed_prepared, identity, prepare
 from visual_search.stores.base import Filters
 
 if TYPE_CHECKING:
@@ -44,8 +44,10 @@ class SearchQuery:
 
     photos: see `read_photo` and `find_photo`. like, unlike: keys of products whose main image it should, or should
     not, look like; they are left out of the results. The weights say how much each photo, text or product counts.
-    score_threshold: cosine; None takes the index version's, then the setting's. fallback: how many of the nearest
-    products to name where none passes the threshold. limit, offset: products.
+    score_threshold: cosine; None takes what the index version has for this kind, then the setting's. fallback: how
+    many of the nearest products to name where none passes the threshold. limit, offset: products. preparation: a
+    strategy for the photos; None takes QUERY_PREPARATION. held_out: images, as (product key, image key), that are no
+    answers: a measurement with a product's own image must not find it by that image.
     """
 
     photos: Sequence[Photo] = ()
@@ -61,6 +63,15 @@ class SearchQuery:
     offset: int = 0
     score_threshold: float | None = None
     fallback: int = 0
+    preparation: str | None = None
+    held_out: frozenset[tuple[str, str]] = frozenset()
+
+    @property
+    def kind(self) -> str:
+        """What it consists of: `photo`, `text`, or `mixed`, which a product to be like or unlike makes it too."""
+        if self.like or self.unlike or (self.photos and self.texts):
+            return "mixed"
+        return "photo" if self.photos else "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +121,8 @@ def checked(query: SearchQuery) -> SearchQuery:
     weights = (query.photo_weight, query.text_weight, query.like_weight, query.unlike_weight)
     if not all(math.isfinite(weight) and 0 <= weight <= 10 for weight in weights):
         raise InvalidQuery("Weights must be from 0 to 10.")
+    if query.preparation is not None and query.preparation not in STRATEGIES:
+        raise InvalidQuery(f"preparation must be one of {', '.join(STRATEGIES)}.")
     if query.score_threshold is not None and not -1 <= query.score_threshold <= 1:
         raise InvalidQuery("score_threshold must be from -1 to 1.")
     return replace(query, limit=limit)
@@ -128,7 +141,7 @@ def compose(query: SearchQuery, version: IndexVersion, timer: Timer) -> tuple[Ve
     total = np.zeros(version.dim, dtype=np.float32)
     reports: list[PhotoReport] = []
     for photo in query.photos:
-        vector, report = photo_vector(photo, version, timer)
+        vector, report = photo_vector(photo, version, timer, preparation=query.preparation)
         total += query.photo_weight * vector
         reports.append(report)
     if query.texts:
@@ -145,10 +158,12 @@ def compose(query: SearchQuery, version: IndexVersion, timer: Timer) -> tuple[Ve
     return total / np.float32(length), reports
 
 
-def photo_vector(photo: Photo, version: IndexVersion, timer: Timer) -> tuple[Vector, PhotoReport]:
-    """Return a photo's unit vector (dim,), prepared as QUERY_PREPARATION says, and what was done with it."""
-    settings = get_settings()
-    how = identity(settings.QUERY_PREPARATION, settings.BACKGROUND_MODEL)
+def photo_vector(
+    photo: Photo, version: IndexVersion, timer: Timer, *, preparation: str | None = None
+) -> tuple[Vector, PhotoReport]:
+    """Return a photo's unit vector (dim,), and what was done with it. preparation: see SearchQuery."""
+    strategy = preparation or get_settings().QUERY_PREPARATION
+    how = identity(strategy, get_settings().BACKGROUND_MODEL)
     name = f"{version.encoder_fingerprint}:{how}:{photo.digest}"
     if known := cached_embedding(name, version.dim):
         vector, preparation, fallback = known
@@ -157,19 +172,18 @@ def photo_vector(photo: Photo, version: IndexVersion, timer: Timer) -> tuple[Vec
         encoder = encoder_for(version)
     # One turn for all of it: what is hostile about a photo costs most while it is decoded.
     with _turn(timer):
-        vector, report = _embed_photo(photo, encoder, timer)
+        vector, report = _embed_photo(photo, encoder, strategy, timer)
     if report.fallback not in PASSING_FALLBACKS:
         keep_embedding(name, vector, report.preparation, report.fallback)
     return vector, report
 
 
-def _embed_photo(photo: Photo, encoder: TransformersEncoder, timer: Timer) -> tuple[Vector, PhotoReport]:
-    settings = get_settings()
+def _embed_photo(photo: Photo, encoder: TransformersEncoder, strategy: str, timer: Timer) -> tuple[Vector, PhotoReport]:
     with timer("decode"):
         image = photo.decode(encoder.input_size_px * 2)
-    find_mask = partial(get_remover().find_mask, seconds=settings.BACKGROUND_SECONDS)
+    find_mask = partial(get_remover().find_mask, seconds=get_settings().BACKGROUND_SECONDS)
     with timer("background"):
-        prepared = prepare(image, settings.QUERY_PREPARATION, find_mask)
+        prepared = prepare(image, strategy, find_mask)
     with timer("encode"):
         vector: Vector = embed_prepared(encoder, [prepared])[0]
     return vector, PhotoReport(prepared.strategy, prepared.fallback)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -64,9 +64,12 @@ class SearchResults:
     fallback: list[ProductHit] = field(default_factory=list)
 
 
-def search(query: SearchQuery, *, request: HttpRequest | None = None) -> SearchResults:
+def search(
+    query: SearchQuery, *, request: HttpRequest | None = None, version: IndexVersion | None = None
+) -> SearchResults:
     """Return the products that answer `query`, best first.
 
+    version: another one than that which this process answers with, from `versions.find_version`: for measurements.
     Only what `visible_to(queryset())` lets this request see is returned, whatever the store holds. Products of equal
     score are in the order of their keys, so that no page repeats one.
     Raises InvalidQuery, PhotoRejected, Busy, IndexEmpty, IndexOutdated, StoreUnavailable.
@@ -74,7 +77,7 @@ def search(query: SearchQuery, *, request: HttpRequest | None = None) -> SearchR
     query = checked(query)
     timer = Timer(*STAGES)
     with timer("database"):
-        version = serving.serving_version()
+        version = version or serving.serving_version()
     vector, photos = compose(query, version, timer)
     with timer("feed"):
         store = serving.current_store(version)
@@ -104,8 +107,13 @@ def similar_products(product: Any, *, request: HttpRequest | None = None, limit:
 
 
 def threshold_of(query: SearchQuery, version: IndexVersion) -> float | None:
-    """Return the score that a product must reach, or None."""
-    wanted = (query.score_threshold, version.score_threshold, get_settings().SCORE_THRESHOLD)
+    """Return the score that a product must reach, or None: the query's own, the version's, the setting's.
+
+    A version has one for photos and one for texts. It has none for queries of several kinds or with examples: their
+    scores are on another scale, and no photo that was calibrated with says anything about them.
+    """
+    calibrated = {"photo": version.photo_threshold, "text": version.text_threshold}.get(query.kind)
+    wanted = (query.score_threshold, calibrated, get_settings().SCORE_THRESHOLD)
     return next((value for value in wanted if value is not None), None)
 
 
@@ -125,7 +133,7 @@ def find_page(
         with timer("store"):
             points = store.query(vector, query.filters, limit=fetch, score_threshold=threshold)
         is_end = len(points) < fetch
-        best = best_per_product(points if is_end else without_last_score(points))
+        best = best_per_product(points if is_end else without_last_score(points), query.held_out)
         with timer("database"):
             shown = shelf.first(best, wanted)
         if len(shown) >= wanted or is_end:
@@ -140,8 +148,13 @@ def without_last_score(points: Sequence[Hit]) -> list[Hit]:
     return [hit for hit in points if hit.score > points[-1].score]
 
 
-def best_per_product(points: Iterable[Hit]) -> list[Hit]:
-    """Return the best hit of each product, best first; equal scores in the order of their keys."""
+def best_per_product(points: Iterable[Hit], held_out: Collection[tuple[str, str]] = ()) -> list[Hit]:
+    """Return the best hit of each product, best first; equal scores in the order of their keys.
+
+    held_out: see SearchQuery.
+    """
+    if held_out:
+        points = [hit for hit in points if (hit.product, hit.image) not in held_out]
     best: dict[str, Hit] = {}
     for hit in sorted(points, key=lambda hit: (-hit.score, hit.product, hit.image)):
         best.setdefault(hit.product, hit)

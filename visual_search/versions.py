@@ -12,7 +12,7 @@ from django.db.models.functions import Now
 from visual_search.catalog import get_catalog
 from visual_search.components import close_stores, gallery_preparation, get_encoder, store_for
 from visual_search.conf import get_settings
-from visual_search.exceptions import IndexEmpty, IndexOutdated, Unavailable
+from visual_search.exceptions import ConfigurationError, IndexEmpty, IndexOutdated, Unavailable
 from visual_search.models import Embedding, FeedState, IndexEntry, IndexMark, IndexVersion, first_row, index_fingerprint
 from visual_search.stores.base import as_shared
 
@@ -34,6 +34,15 @@ def all_versions() -> QuerySet[IndexVersion]:
 def find_active() -> IndexVersion | None:
     """Return the version that searches use, or None before the first product was indexed."""
     return all_versions().filter(state=IndexVersion.State.ACTIVE).first()
+
+
+def find_version(number: int) -> IndexVersion:
+    """Return the version of that number, active or not. Raises ConfigurationError, naming those there are."""
+    known = {version.pk: version for version in all_versions()}
+    if number not in known:
+        there = f"there are {', '.join(map(str, sorted(known)))}" if known else "there is none yet"
+        raise ConfigurationError(f"There is no index version {number}; {there}: see `manage.py list_versions`.")
+    return known[number]
 
 
 def get_active() -> IndexVersion:

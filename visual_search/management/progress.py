@@ -13,7 +13,7 @@ LINE_SECONDS = 2  # between two lines in a log
 class Progress:
     """`with Progress(total, "Indexing") as bar: bar.advance()`; tqdm draws the bar where it is installed."""
 
-    def __init__(self, total: int, label: str) -> None:
+    def __init__(self, total: int, label: str, *, unit: str = "product") -> None:
         self.total, self.label, self.done = total, label, 0
         self._said_at = time.monotonic()
         self._bar: Any = None
@@ -22,7 +22,7 @@ class Progress:
                 from tqdm import tqdm
             except ImportError:
                 return
-            self._bar = tqdm(total=total, desc=label, unit="product")
+            self._bar = tqdm(total=total, desc=label, unit=unit)
 
     def advance(self, count: int = 1) -> None:
         self.done += count

@@ -15,18 +15,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
+from PIL import Image
 
 from example_shop.models import Product
-from example_shop.phone_photo import like_a_phone_photo
 from visual_search.models import IndexMark
+from visual_search.quality.variants import phone_like
 from visual_search.status import read_status
 
 QUERY_PRODUCT = "Camera"  # part of a name; any product will do where none is called so
 QUERY_TEXT = "something to sit on"
+PHOTO_PX = 1024  # the longer side: nearly a megapixel
+PHOTO_SEED = 6  # any makes a phone-like variant; this one's differs from the picture in every way
 
 
 class Command(BaseCommand):
@@ -102,9 +106,11 @@ class Command(BaseCommand):
             raise CommandError("The catalogue has no product with a picture.")
         photo = Path(settings.STATE_DIR) / "photo.jpg"
         with product.images.all()[0].image.open() as picture:
-            like_a_phone_photo(picture).save(photo, quality=80)
+            image = Image.open(picture).convert("RGB")
+            image.thumbnail((PHOTO_PX, PHOTO_PX))
+            phone_like(image, np.random.default_rng(PHOTO_SEED)).save(photo, quality=80)
         self.say(f"4. Search by photo: the picture of “{product.name}”, as a phone would see it:")
-        self.stdout.write("   cropped, turned, in other light, blurred, before another background\n")
+        self.stdout.write("   further away, turned, in other light, blurred, before another background\n")
         call_command("search_by_photo", str(photo), "--limit", "5")
         self.say(f"5. Search by text: “{QUERY_TEXT}”")
         call_command("search_by_photo", "--text", QUERY_TEXT, "--limit", "5")

@@ -1,0 +1,132 @@
+"""Learn the score below which a product is not shown."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import CommandError
+
+from visual_search.catalog import get_catalog
+from visual_search.exceptions import BadRequest
+from visual_search.management.base import IndexCommand
+from visual_search.management.progress import Progress
+from visual_search.models import IndexVersion
+from visual_search.quality.calibration import Calibration, calibrate
+from visual_search.quality.evaluation import Configuration, Outcome, ask, evaluate, open_configuration
+from visual_search.quality.figures import by_kind
+from visual_search.quality.labelled import Labelled, LabelledQuery, read_labelled, spread
+from visual_search.quality.plots import require_matplotlib
+from visual_search.quality.report import write_calibration
+from visual_search.quality.tables import percent
+
+KINDS = ("photo", "text")  # of which an index version keeps a threshold
+POINTS_SHOWN = 11
+
+
+class Command(IndexCommand):
+    help = "Choose the score threshold of photos and of texts for a rate of false accepts, and keep it with the index."
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("labels", metavar="PHOTOS.csv", type=Path, help="photo,product_id or text,product_id")
+        parser.add_argument("--split", help="Only rows with this value in the column `split`.")
+        parser.add_argument("--limit", type=int, metavar="N", help="Only N queries, evenly from all over the file.")
+        parser.add_argument(
+            "--outside",
+            type=Path,
+            metavar="FOLDER",
+            help="Photos of what the shop does not sell. Otherwise each query's own products are left out.",
+        )
+        parser.add_argument("--false-accept-rate", type=float, default=0.05, metavar="SHARE", help="0.05 if not given.")
+        parser.add_argument("--index-version", type=int, metavar="N", help="The active one if not given.")
+        parser.add_argument("--dry-run", action="store_true", help="Say what would be kept, and keep nothing.")
+        parser.add_argument("--force", action="store_true", help="Keep one that hides most right products too.")
+        parser.add_argument("--report", type=Path, metavar="FILE", help="Write the trade-off curves as HTML, one file.")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        rate = options["false_accept_rate"]
+        if not 0 < rate < 1:
+            raise CommandError(f"--false-accept-rate is {rate}; a share above 0 and below 1 is wanted, such as 0.05.")
+        if options["report"]:
+            require_matplotlib()
+        labelled = read_labelled(options["labels"], split=options["split"])
+        queries = spread(labelled.queries, options["limit"])
+        strangers = _photos_in(options["outside"]) if options["outside"] else []
+        configuration = open_configuration(number=options["index_version"])
+        with Progress(len(queries) + len(strangers), "Searching", unit="query") as bar:
+            outcomes, problems = evaluate(Labelled(queries, []), configuration, progress=bar.advance)
+            outside, refused = _ask_all(strangers, configuration, bar)
+        for problem in [*labelled.problems, *problems, *refused][:20]:
+            self.stderr.write(f"  {problem}")
+        inside = by_kind(outcomes)
+        found = [
+            calibrate(
+                inside[kind], outside if kind == "photo" and strangers else None, kind=kind, false_accept_rate=rate
+            )
+            for kind in KINDS
+            if kind in inside
+        ]
+        if not found:
+            raise CommandError("There are only photos with texts in the file; thresholds are for photos or for texts.")
+        self.stdout.write(str(configuration))
+        for calibration in found:
+            self.print_one(calibration)
+        if options["report"]:
+            write_calibration(options["report"], str(configuration), found)
+        harmful = [one.kind for one in found if one.hides_too_much]
+        if harmful and not (options["force"] or options["dry_run"]):
+            raise CommandError(
+                f"Nothing was kept: the threshold for {' and '.join(harmful)} hides more than half of the right "
+                "products. Allow more false accepts, fine-tune the checkpoint first, or insist with --force."
+            )
+        self.keep(configuration.version, found, is_dry_run=options["dry_run"])
+
+    def print_one(self, one: Calibration) -> None:
+        source = "each query's own products left out" if one.is_left_out else "photos of what the shop does not sell"
+        self.stdout.write(
+            f"\n{one.kind}: threshold {one.threshold:.4f} for {one.false_accept_rate:.1%} false accepts, from "
+            f"{one.outside} queries ({source})"
+        )
+        self.stdout.write("On products that the threshold was not chosen with, in percent, 95 % intervals:")
+        self.stdout.write(f"  false accepts                       {percent(one.false_accepts)}")
+        self.stdout.write(f"  right product in the first ten      {percent(one.found)}")
+        self.stdout.write(f"  the same, and above the threshold   {percent(one.kept)}")
+        self.stdout.write("  threshold   right kept   false accepts")
+        curve = one.curve
+        step = (len(curve.thresholds) - 1) // (POINTS_SHOWN - 1)
+        for row in range(0, len(curve.thresholds), step):
+            self.stdout.write(
+                f"  {curve.thresholds[row]:9.3f}   {curve.kept[row]:10.1%}   {curve.false_accepts[row]:13.1%}"
+            )
+
+    def keep(self, version: IndexVersion, found: list[Calibration], *, is_dry_run: bool) -> None:
+        values = {f"{one.kind}_threshold": one.threshold for one in found}
+        said = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+        if is_dry_run:
+            self.stdout.write(f"\nNothing was kept; without --dry-run index version {version.pk} has {said}.")
+            return
+        IndexVersion.objects.using(get_catalog().database).filter(pk=version.pk).update(**values)
+        self.stdout.write(self.style.SUCCESS(f"\nKept with index version {version.pk}: {said}."))
+
+
+def _photos_in(folder: Path) -> list[LabelledQuery]:
+    if not folder.is_dir():
+        raise CommandError(f"--outside {str(folder)!r} is no folder; a folder of photos is wanted.")
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+    if not files:
+        raise CommandError(f"--outside {str(folder)!r} is empty; a folder of photos is wanted.")
+    return [LabelledQuery(file, None, (), str(file.relative_to(folder))) for file in files]
+
+
+def _ask_all(
+    queries: list[LabelledQuery], configuration: Configuration, bar: Progress
+) -> tuple[list[Outcome], list[str]]:
+    outcomes, problems = [], []
+    for query in queries:
+        try:
+            outcomes.append(ask(query, configuration))
+        except (BadRequest, OSError) as error:
+            problems.append(f"{query.name}: {error}")
+        bar.advance()
+    return outcomes, problems

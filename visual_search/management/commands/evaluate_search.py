@@ -1,0 +1,91 @@
+"""Measure how often the search finds what it should."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import CommandError
+
+from visual_search.catalog import get_catalog
+from visual_search.filters import Keyword
+from visual_search.management.base import IndexCommand
+from visual_search.management.progress import Progress
+from visual_search.preparation import STRATEGIES
+from visual_search.quality import runs
+from visual_search.quality.evaluation import Configuration, default_group, evaluate, open_configuration
+from visual_search.quality.labelled import Labelled, read_labelled, spread
+from visual_search.quality.plots import require_matplotlib
+from visual_search.quality.report import write_report
+from visual_search.quality.runs import Run
+from visual_search.quality.tables import table
+
+
+class Command(IndexCommand):
+    help = "Measure the search with labelled photos or texts: hit rate, recall, MRR, nDCG, latency; compare two ways."
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("labels", metavar="PHOTOS.csv", type=Path, help="photo,product_id or text,product_id")
+        parser.add_argument("--split", help="Only rows with this value in the column `split`.")
+        parser.add_argument("--limit", type=int, metavar="N", help="Only N queries, evenly from all over the file.")
+        parser.add_argument("--by", metavar="FILTER", help="Group by this keyword filter; the first one declared.")
+        parser.add_argument("--strategy", choices=sorted(STRATEGIES), help="Of photos; the setting's if not given.")
+        parser.add_argument("--index-version", type=int, metavar="N", help="The active one if not given.")
+        parser.add_argument(
+            "--compare",
+            metavar="WITH",
+            help="A strategy, the number of an index version, or the JSON of an earlier run.",
+        )
+        parser.add_argument("--json", type=Path, metavar="FILE", help="Write figures and every query's result.")
+        parser.add_argument("--report", type=Path, metavar="FILE", help="Write an HTML report, one file.")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        group_by = _group(options["by"])
+        for file in filter(None, (options["json"], options["report"])):
+            _writable(file)
+        if options["report"]:
+            require_matplotlib()
+        labelled = read_labelled(options["labels"], split=options["split"])
+        labelled = Labelled(spread(labelled.queries, options["limit"]), labelled.problems)
+        what = options["compare"]
+        is_measured = what in STRATEGIES or (what or "").isdecimal()
+        base = runs.read_run(Path(what)) if what and not is_measured else None
+        this = open_configuration(number=options["index_version"], strategy=options["strategy"])
+        run = self.measure(this, labelled, group_by, options)
+        if is_measured:
+            other = open_configuration(
+                number=this.version.pk if what in STRATEGIES else int(what),
+                strategy=what if what in STRATEGIES else this.strategy,
+            )
+            base = self.measure(other, labelled, group_by, options)
+        for line in table(run, base):
+            self.stdout.write(line)
+        if options["report"]:
+            write_report(options["report"], run, base)
+        if options["json"]:
+            options["json"].write_text(runs.as_json(run, base), encoding="utf-8")
+
+    def measure(
+        self, configuration: Configuration, labelled: Labelled, group_by: str | None, options: dict[str, Any]
+    ) -> Run:
+        about = runs.describe(configuration, labels=options["labels"], split=options["split"], group_by=group_by)
+        with Progress(len(labelled.queries), "Searching", unit="query") as bar:
+            outcomes, problems = evaluate(labelled, configuration, group_by=group_by, progress=bar.advance)
+        return Run(about, outcomes, [*labelled.problems, *problems])
+
+
+def _group(name: str | None) -> str | None:
+    if name is None:
+        return default_group()
+    declared = [filter_name for filter_name, field in get_catalog().filters.items() if isinstance(field, Keyword)]
+    if name not in declared:
+        there = ", ".join(declared) or "none"
+        raise CommandError(f"--by {name!r} is no keyword filter of the catalogue; there are: {there}.")
+    return name
+
+
+def _writable(file: Path) -> None:
+    """Refuse before the work, not after it."""
+    if not file.parent.is_dir() or file.is_dir():
+        raise CommandError(f"{str(file)!r} can't be written: name a file in a folder that exists.")
