@@ -42,13 +42,15 @@ function chosenFile(files) {
 }
 
 /** Draw a file upright and small. Returns its JPEG; the file itself where this browser can't read it (HEIC, mostly). */
-async function prepare(file, canvas, maxBytes) {
+async function prepare(file, canvas, maxBytes, signal) {
   let bitmap;
   try {
     bitmap = await createImageBitmap(file, { imageOrientation: "from-image" });
   } catch {
     if (file.size > maxBytes) throw new Problem("photo_too_large");
     return { blob: file, isShown: false };
+  } finally {
+    signal?.throwIfAborted(); // a newer photo has the canvas
   }
   const scale = Math.min(1, LONGEST_PX / Math.max(bitmap.width, bitmap.height));
   canvas.width = Math.max(1, Math.round(bitmap.width * scale));
@@ -62,6 +64,7 @@ async function prepare(file, canvas, maxBytes) {
   let blob;
   for (const quality of QUALITIES) {
     blob = await new Promise((done) => canvas.toBlob(done, "image/jpeg", quality));
+    signal?.throwIfAborted();
     if (blob && blob.size <= PHOTO_BYTES) break;
   }
   return blob ? { blob, isShown: true } : { blob: file, isShown: true };
@@ -120,13 +123,12 @@ function request(address, { body, signal, onprogress } = {}) {
 function partsOf(xhr) {
   const page = new DOMParser().parseFromString(xhr.responseText, "text/html");
   const error = page.querySelector("[data-vs-error]");
-  const retryAfter = [429, 502, 503, 504].includes(xhr.status)
-    ? Number(xhr.getResponseHeader("Retry-After")) || RETRY_SECONDS
-    : 0;
-  if (error) throw new Problem(error.dataset.code, error.textContent, retryAfter);
+  const answer = page.querySelector("[data-vs-answer]");
+  // A 429 names its time in its sentence: too long to wait for with a page open.
+  const retryAfter = [502, 503, 504].includes(xhr.status) ? Number(xhr.getResponseHeader("Retry-After")) || RETRY_SECONDS : 0;
+  if (error) throw Object.assign(new Problem(error.dataset.code, error.textContent, retryAfter), { parts: { page, answer } });
   if (xhr.status === 413) throw new Problem("photo_too_large");
   if (xhr.status === 403) throw new Problem("page_expired");
-  const answer = page.querySelector("[data-vs-answer]");
   if (xhr.status !== 200 || !answer) throw new Problem("search_unavailable", "", retryAfter);
   return { page, answer };
 }
@@ -142,6 +144,14 @@ function pause(seconds, signal) {
 }
 
 // ---- the crop
+
+/** Return the crop that an address or a field names; the whole photo where it makes no sense. */
+function readCrop(text) {
+  const [left, top, right, bottom, ...more] = (text || "").split(",").map(Number);
+  const isInside = left >= 0 && top >= 0 && right <= 1 && bottom <= 1;
+  const isCrop = !more.length && isInside && Math.min(right - left, bottom - top) >= CROP_MIN - 0.001;
+  return isCrop ? [left, top, right, bottom] : [...WHOLE];
+}
 
 /** Let the shopper mark a part of the photo. `onchange(crop)`: left, top, right, bottom as shares of its sides. */
 function cropper(box, percentWords, onchange) {
@@ -296,8 +306,8 @@ function enhance(root) {
     find('action="whole"').disabled = crop.isWhole();
   }
 
-  async function setPhoto(blob, token, values = WHOLE) {
-    photo = { blob, ...(await prepare(blob, canvas, root.dataset.maxBytes)) };
+  async function setPhoto(blob, { token = "", values = WHOLE, signal } = {}) {
+    photo = { blob, ...(await prepare(blob, canvas, root.dataset.maxBytes, signal)) };
     tokenField.value = token;
     crop.set(values);
     showPhoto();
@@ -356,6 +366,7 @@ function enhance(root) {
       try {
         return partsOf(await (photo && !tokenField.value ? send(signal) : fetchResults(signal)));
       } catch (problem) {
+        if (!(problem instanceof Problem)) throw problem; // cancelled
         if (problem.code === "photo_expired" && photo && tokenField.value) {
           tokenField.value = ""; // it is here still: send it again
           continue;
@@ -390,21 +401,24 @@ function enhance(root) {
     return request(root.dataset.resultsAddress, { body, signal, onprogress });
   }
 
-  /** Put an answer into the page. Who is operating a filter goes on operating it. */
+  /** Put an answer into the page. Who is operating a filter goes on operating it; focus that lost its place goes to what was found. */
   function put({ page, answer }) {
-    const focused = document.activeElement?.id;
+    const focused = document.activeElement;
     const open = [...part("filters").querySelectorAll("details")].map((details) => details.open);
     for (const name of ["examples", "filters", "results"]) {
       part(name).replaceChildren(...page.querySelector(`[data-vs-part="${name}"]`).childNodes);
     }
     part("filters").querySelectorAll("details").forEach((details, at) => (details.open = open[at] ?? false));
-    if (focused && document.activeElement?.id !== focused) document.getElementById(focused)?.focus({ preventScroll: true });
+    if (!focused.isConnected) {
+      const place = (focused.id && document.getElementById(focused.id)) || found.querySelector("h2") || textField;
+      place.focus({ preventScroll: true });
+    }
     find("said").textContent = answer.dataset.announcement ?? "";
     root.dispatchEvent(new CustomEvent("visual-search:results", { bubbles: true, detail: { address: answer.dataset.address } }));
   }
 
   /** Search for what the form says. isNew: the shopper asked for it, and wants to see what was found. */
-  function search({ isNew = false } = {}) {
+  function search({ isNew = false, isBack = false } = {}) {
     if (!isAsked()) {
       complain(new Problem("query_empty"));
       return;
@@ -414,13 +428,13 @@ function enhance(root) {
       const { address, token } = parts.answer.dataset;
       if (token && photo) remember(token);
       put(parts);
-      push(address);
+      push(address, { isBack });
       if (isNew) reveal();
     });
   }
 
-  function push(address) {
-    if (address !== shown) history.pushState({}, "", address);
+  function push(address, { isBack = false } = {}) {
+    if (address !== shown) history[isBack ? "replaceState" : "pushState"]({}, "", address);
     shown = address;
   }
 
@@ -447,9 +461,8 @@ function enhance(root) {
     say("preparing");
     return run(async (signal) => {
       const file = chosenFile(files);
-      await setPhoto(file, "");
+      await setPhoto(file, { signal });
       input.value = "";
-      signal.throwIfAborted();
       const parts = await ask(signal);
       remember(parts.answer.dataset.token);
       put(parts);
@@ -471,14 +484,13 @@ function enhance(root) {
     });
   }
 
-  /** Show what an address says: when going back, or following a link of the widget. */
-  async function restore(address) {
+  /** Put into the form what an address says: photo, crop and words. */
+  async function restore(address, signal) {
     const query = new URLSearchParams(address.split("?")[1]);
     textField.value = query.get("text") ?? query.get("q") ?? "";
     const token = query.get("token") ?? "";
-    const values = query.get("crop")?.split(",").map(Number) ?? WHOLE;
     const kept = photos.get(token) ?? (stored()?.token === token ? stored().blob : null);
-    if (token && kept) await setPhoto(kept, token, values);
+    if (token && kept) await setPhoto(kept, { token, values: readCrop(query.get("crop")), signal });
     else {
       dropPhoto();
       tokenField.value = token;
@@ -486,12 +498,23 @@ function enhance(root) {
     }
   }
 
-  function follow(address, { isPushed }) {
+  /** Show what an address says: after going back, or following a link of the widget. */
+  function follow(address, { isBack = false } = {}) {
     return run(async (signal) => {
       say("searching");
-      const parts = partsOf(await request(root.dataset.resultsAddress + new URL(address, location).search, { signal }));
+      if (isBack) await restore(address, signal);
+      let parts;
+      try {
+        parts = partsOf(await request(root.dataset.resultsAddress + new URL(address, location).search, { signal }));
+      } catch (problem) {
+        if (problem.code !== "photo_expired" || !photo) throw problem;
+        put(problem.parts); // the filters of that address
+        tokenField.value = "";
+        parts = await ask(signal);
+        remember(parts.answer.dataset.token);
+      }
       put(parts);
-      if (isPushed) push(parts.answer.dataset.address);
+      push(parts.answer.dataset.address, { isBack });
     });
   }
 
@@ -524,7 +547,7 @@ function enhance(root) {
       more(link);
     } else if (link && isPlain && "vsFollow" in link.dataset) {
       event.preventDefault();
-      follow(link.href, { isPushed: true });
+      follow(link.href);
     }
   });
 
@@ -566,14 +589,16 @@ function enhance(root) {
       take(files);
     } else if (!isTyping && (isHere || event.target === document.body)) complain(new Problem("text_pasted"));
   });
-  addEventListener("popstate", async () => {
+  addEventListener("popstate", () => {
     if (shown === location.pathname + location.search) return; // only the #part of the address changed
     shown = location.pathname + location.search;
     if (location.pathname === new URL(form.action).pathname) {
-      await restore(location.href);
-      follow(location.href, { isPushed: false });
+      follow(location.href, { isBack: true });
     } else if (location.href === first.address) {
       running?.abort();
+      running = null;
+      busy(false);
+      say("");
       dropPhoto();
       for (const [name, html] of first.parts) part(name).innerHTML = html;
       found.classList.remove("is-open");
@@ -589,13 +614,15 @@ function enhance(root) {
   async function start() {
     const kept = stored();
     const carried = location.hash.slice(1);
+    const query = new URLSearchParams(location.search);
     if (location.pathname !== new URL(form.action).pathname) return;
     if (carried.startsWith("photo")) {
       history.replaceState({}, "", location.pathname + location.search);
       if (carried === "photo" && kept) take([kept.blob]);
       else complain(new Problem(carried === "photo" ? "photo_lost" : carried));
-    } else if (kept?.token && kept.token === tokenField.value) {
-      await setPhoto(kept.blob, kept.token, cropField.value ? cropField.value.split(",").map(Number) : WHOLE);
+    } else if (kept?.token && kept.token === query.get("token")) {
+      await setPhoto(kept.blob, { token: kept.token, values: readCrop(query.get("crop")) });
+      if (find("error").dataset.code === "photo_expired") search({ isBack: true });
     }
   }
 

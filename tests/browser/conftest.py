@@ -1,0 +1,185 @@
+"""A live shop with a real queue worker, and Debian's Chromium to shop in it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from example_shop.drawn.pictures import phone_photo
+from example_shop.drawn.products import DrawnProduct
+from example_shop.drawn.products import products as drawn_products
+from tests.conftest import lacks
+from tests.drawings import file_bytes
+from tests.servers import free_port
+from tests.test_qcluster import ROOT, Shop, wait_for
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Page
+
+PRODUCTS = 30  # three pages of them
+PATIENCE_MS = 15_000  # of what a shopper waits for; the machine may be busy
+
+# Heard in every page: what the policy forbids, and what moves.
+WATCH = """
+addEventListener("securitypolicyviolation", ({ violatedDirective, blockedURI }) =>
+  console.error("policy", violatedDirective, blockedURI));
+window.shifts = [];
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) {
+    const moved = entry.sources.map((source) => {
+      const node = source.node?.nodeType === 1 ? source.node : source.node?.parentElement;
+      return `${node?.tagName}.${node?.className} ${source.previousRect.y}->${source.currentRect.y}`;
+    });
+    window.shifts.push({ at: entry.startTime, value: entry.value, moved });
+  }
+}).observe({ type: "layout-shift", buffered: true });
+"""
+
+
+class LiveShop(Shop):
+    """The example shop with its web process and its worker."""
+
+    def __init__(self, folder: Path, checkpoint: Path) -> None:
+        super().__init__(folder, checkpoint)
+        self.environment["DJANGO_SETTINGS_MODULE"] = "tests.browser.settings"
+        self.port = free_port()
+        self.address = f"http://127.0.0.1:{self.port}"
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, *words: str, **environment: str) -> None:
+        with (self.folder / name).open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "manage.py", *words],
+                cwd=ROOT,
+                env=self.environment | environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def stop(self, name: str) -> None:
+        process = self.processes.pop(name)
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+
+    def serve(self) -> None:
+        """Start the web process; it answers when this returns, its encoder may still be cold."""
+        self.start("web.log", "runserver", f"127.0.0.1:{self.port}", "--noreload")
+        wait_for(lambda: self.answers("/"), self)
+
+    def work(self) -> None:
+        self.start("log", "qcluster", Q_CLUSTER_NAME="embedding")
+
+    def answers(self, path: str) -> bool:
+        try:
+            with urllib.request.urlopen(self.address + path, timeout=60) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def forget_photos(self) -> None:
+        """Empty the cache: kept photos are gone, as after ten minutes, and counted requests, too."""
+        shutil.rmtree(self.folder / "cache", ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def shop(starter_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveShop]:
+    """The drawn shop, indexed by its worker, its web process warm."""
+    if shutil.which("chromium") is None:
+        lacks("chromium", "Chromium is not installed (Debian: apt install chromium)")
+    live = LiveShop(tmp_path_factory.mktemp("browser"), starter_folder)
+    try:
+        live.manage("migrate", "--verbosity", "0")
+        live.work()
+        live.manage("load_catalog", "drawn", "--limit", str(PRODUCTS))
+        live.serve()
+        live.wait(indexed=PRODUCTS)
+        wait_for(lambda: live.answers("/search-by-photo/?q=lamp"), live)
+        yield live
+    finally:
+        for name in list(live.processes):
+            live.stop(name)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium. Of a module: while Playwright runs, Django refuses the database to this thread."""
+    from playwright.sync_api import sync_playwright
+
+    program = shutil.which("chromium")
+    if program is None:
+        lacks("chromium", "Chromium is not installed (Debian: apt install chromium)")
+    with sync_playwright() as playwright:
+        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
+        running = playwright.chromium.launch(executable_path=program, args=sandbox)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def new_page(browser: Browser, shop: LiveShop) -> Iterator[Callable[..., Page]]:
+    """Return a function that opens a page in a window of its own: `new_page("/", viewport={…})`.
+
+    At the end no page may have met an error or a violation of the policy.
+    """
+    shop.forget_photos()
+    contexts: list[BrowserContext] = []
+    problems: list[str] = []
+
+    def hear(message: Any) -> None:
+        # Chromium itself notes every answer that is an error; which ones there should be is the test's to say.
+        if message.type == "error" and not message.text.startswith("Failed to load resource"):
+            problems.append(f"{message.text} ({message.location})")
+
+    def open_page(path: str = "/search-by-photo/", **options: Any) -> Page:
+        context = browser.new_context(base_url=shop.address, **{"viewport": {"width": 1280, "height": 900}} | options)
+        context.set_default_timeout(PATIENCE_MS)
+        context.add_init_script(WATCH)
+        context.on("console", hear)
+        context.on("weberror", lambda error: problems.append(str(error.error)))
+        contexts.append(context)
+        page = context.new_page()
+        page.goto(path)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert problems == []
+
+
+@pytest.fixture
+def page(new_page: Callable[..., Page]) -> Page:
+    """The search page in a window of 1280 x 900."""
+    return new_page()
+
+
+def product(name: str) -> DrawnProduct:
+    return next(one for one in drawn_products() if one.name == name)
+
+
+@pytest.fixture(scope="session")
+def snapshots() -> Callable[..., bytes]:
+    """Return a function that gives a photo, 1200 x 1400: a product, and another one to its right behind it."""
+    made: dict[tuple[str, str], bytes] = {}
+
+    def snapshot(name: str = "Sage chair", beside: str = "Cream table lamp") -> bytes:
+        if (name, beside) not in made:
+            made[name, beside] = file_bytes(phone_photo(product(name), product(beside)), "JPEG", quality=90)
+        return made[name, beside]
+
+    return snapshot
