@@ -71,7 +71,10 @@ def report(ways: dict[str, tuple[Any, Any]], truth: Any) -> None:
         found = hits(queries, gallery, truth)
         rates = " | ".join(f"{100 * some.mean():.1f}" for some in found)
         gains = [interval(100 * (new - old), truth.tolist()) for new, old in zip(found, base, strict=True)]
-        said = " | ".join(f"{gain.value:+.1f} ({gain.low:+.1f} to {gain.high:+.1f})" for gain in gains)
+        said = " | ".join(
+            f"{gain.value:+.1f}" + (f" ({gain.low:+.1f} to {gain.high:+.1f})" if gain.low < gain.high else "")
+            for gain in gains
+        )
         print(f"| {name} | {rates} | {'|' if name == 'as it is' else said} |")
 
 
