@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
+from qdrant_client import QdrantClient
 
 from example_shop.models import Product
 from tests.drawings import photo_bytes
@@ -107,6 +108,24 @@ def test_other_version__leaves_what_shoppers_get_alone(labels: Path, second_vers
     run("evaluate_search", labels, "--index-version", second_version.pk)
     assert [hit.score for hit in search(SearchQuery(photos=[photo])).hits] == before
     assert IndexVersion.objects.get(state="active").pk != second_version.pk
+
+
+def test_other_version_in_a_shared_store__is_fed_before_it_is_measured(
+    index: Any, make_product: Any, settings: Any, tmp_path: Path
+) -> None:
+    backend = {
+        "BACKEND": "visual_search.stores.qdrant.QdrantStore",
+        "OPTIONS": {"client": QdrantClient(":memory:")},
+    }
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"STORE": backend}
+    make_product(1)
+    index.drain()
+    version = building.start_build(checkpoint=str(tiny_clip(tmp_path / "tiny")))
+    building.build(version)
+    (tmp_path / "photo.jpg").write_bytes(photo_bytes(seed=100))
+    (tmp_path / "photos.csv").write_text("photo,product_id\nphoto.jpg,sku-1")
+    said = run("evaluate_search", tmp_path / "photos.csv", "--index-version", version.pk)
+    assert re.search(r"hit rate at 1 +100\.0", said)
 
 
 def test_report__is_one_file_with_pictures_and_plots(labels: Path, tmp_path: Path) -> None:

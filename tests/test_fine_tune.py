@@ -219,6 +219,12 @@ def test_folder_that_is_there__is_not_replaced_unless_it_was_fine_tuned_and_forc
     assert embed(tmp_path / "out")[0] != first
 
 
+def test_folder_that_can_not_be_made__says_so_before_the_work(labels: Path, clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CommandError, match="can't be written: .*Name another folder"):
+        fine_tune(tmp_path / "file" / "out", "--base", clip, "--photos", labels)
+
+
 def test_resume__of_another_training__is_refused(labels: Path, clip: Path, tmp_path: Path) -> None:
     options = ("--base", clip, "--photos", labels, "--text-margin", "-101", *QUICK)
     with pytest.raises(CommandError):

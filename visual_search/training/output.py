@@ -60,8 +60,13 @@ def drop_state(folder: Path) -> None:
 
 
 def refuse_other_files(folder: Path, *, force: bool) -> None:
-    """Raise ConfigurationError unless `folder` is free, or may be replaced: a fine-tuned one, with force."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    """Raise ConfigurationError unless `folder` can be made or is empty, or may be replaced: fine-tuned, with force."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    except OSError as error:
+        raise ConfigurationError(f"{str(folder)!r} can't be written: {error.strerror}. Name another folder.") from error
+    if is_free:
         return
     if not (folder / REPORT).is_file():
         raise ConfigurationError(f"{str(folder)!r} is there and holds no fine-tuned checkpoint. Name another folder.")
