@@ -31,9 +31,9 @@ from visual_search.background import BackgroundRemover
 from visual_search.encoders import TransformersEncoder
 from visual_search.images import decode_photo
 from visual_search.preparation import STRATEGIES, embed_prepared, prepare
+from visual_search.quality.metrics import interval
 
 STATE = Path(os.environ.get("SHOP_STATE_DIR", ".demo"))
-ROUNDS = 2000  # of the bootstrap
 TIMED_PHOTOS = 60
 PAIRS = [*((query, "none") for query in STRATEGIES), *((query, query) for query in STRATEGIES if query != "none")]
 
@@ -147,14 +147,8 @@ def outcome(query: str, gallery: str, ranks: Any, base: Any, products: Any) -> O
 
 def paired_interval(differences: Any, products: Any) -> tuple[float, float, float]:
     """Return the mean difference with its 95 % interval: whole products are drawn, with all their photos."""
-    dice = np.random.default_rng(0)
-    count = products.max() + 1
-    sums, sizes = np.bincount(products, differences, count), np.bincount(products, minlength=count)
-    kept = np.flatnonzero(sizes)
-    drawn = dice.choice(kept, size=(ROUNDS, len(kept)))
-    means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(differences.mean()), float(low), float(high)
+    found = interval(differences, products.tolist())
+    return found.value, found.low, found.high
 
 
 def time_strategies(

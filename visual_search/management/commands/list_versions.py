@@ -48,7 +48,10 @@ def _counted() -> Any:
 
 
 def as_dict(version: Any) -> dict[str, Any]:
-    names = ("checkpoint", "preparation", "dim", "fingerprint", "state", "indexed", "failed", "pending")
+    names = (
+        "checkpoint", "preparation", "dim", "fingerprint", "state", "photo_threshold", "text_threshold",
+        "indexed", "failed", "pending",
+    )  # fmt: skip
     times = {name: getattr(version, name) for name in ("created_at", "activated_at")}
     return (
         {"version": version.pk}

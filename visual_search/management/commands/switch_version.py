@@ -5,13 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from django.core.management.base import CommandError
-
-from visual_search import building
-from visual_search.catalog import get_catalog
+from visual_search import building, versions
 from visual_search.management.base import IndexCommand
 from visual_search.management.progress import Progress
-from visual_search.models import IndexVersion
 
 
 class Command(IndexCommand):
@@ -21,10 +17,7 @@ class Command(IndexCommand):
         parser.add_argument("version", type=int, help="Its number, as `list_versions` shows it.")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        number = options["version"]
-        version = IndexVersion.objects.using(get_catalog().database).filter(pk=number).first()
-        if version is None:
-            raise CommandError(f"There is no version {number}; `manage.py list_versions` shows all.")
+        version = versions.find_version(options["version"])
         with Progress(building.pending(version), "Catching up") as bar:
             before = building.switch(version, progress=lambda result: bar.advance())
         self.stdout.write(self.style.SUCCESS(f"Version {version.pk} ({version.checkpoint}) is active."))
