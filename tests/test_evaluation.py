@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
+from qdrant_client import QdrantClient
 
 from example_shop.models import Product
 from tests.drawings import photo_bytes
@@ -109,6 +110,24 @@ def test_other_version__leaves_what_shoppers_get_alone(labels: Path, second_vers
     assert IndexVersion.objects.get(state="active").pk != second_version.pk
 
 
+def test_other_version_in_a_shared_store__is_fed_before_it_is_measured(
+    index: Any, make_product: Any, settings: Any, tmp_path: Path
+) -> None:
+    backend = {
+        "BACKEND": "visual_search.stores.qdrant.QdrantStore",
+        "OPTIONS": {"client": QdrantClient(":memory:")},
+    }
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"STORE": backend}
+    make_product(1)
+    index.drain()
+    version = building.start_build(checkpoint=str(tiny_clip(tmp_path / "tiny")))
+    building.build(version)
+    (tmp_path / "photo.jpg").write_bytes(photo_bytes(seed=100))
+    (tmp_path / "photos.csv").write_text("photo,product_id\nphoto.jpg,sku-1")
+    said = run("evaluate_search", tmp_path / "photos.csv", "--index-version", version.pk)
+    assert re.search(r"hit rate at 1 +100\.0", said)
+
+
 def test_report__is_one_file_with_pictures_and_plots(labels: Path, tmp_path: Path) -> None:
     Product.objects.filter(sku="sku-1").update(name="<b>$5 & more</b>")
     run("evaluate_search", labels, "--report", tmp_path / "report.html")
@@ -202,13 +221,21 @@ def test_calibrate__keeps_the_threshold_of_that_kind_alone(shop: Any, tmp_path: 
     path = with_texts(tmp_path)
     run("calibrate_threshold", path, "--dry-run")
     assert IndexVersion.objects.get().text_threshold is None
-    said = run("calibrate_threshold", path, "--report", tmp_path / "curve.html")
+    said = run("calibrate_threshold", path, "--force", "--report", tmp_path / "curve.html")
     version = IndexVersion.objects.get()
     assert version.text_threshold is not None
     assert version.photo_threshold is None
     assert f"text_threshold {version.text_threshold:.4f}" in said
     assert "false accepts" in said
     assert "<svg" in (tmp_path / "curve.html").read_text()
+
+
+def test_threshold_that_hides_most_right_products__is_kept_by_force_alone(shop: Any, tmp_path: Path) -> None:
+    """Texts that say nothing of the products: no score tells right from wrong."""
+    path = with_texts(tmp_path)
+    with pytest.raises(CommandError, match="hides more than half of the right products"):
+        run("calibrate_threshold", path)
+    assert IndexVersion.objects.get().text_threshold is None
 
 
 def test_calibrate_with_photos_of_other_things__takes_those(labels: Path, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 FOLDS = 5  # thresholds of four fifths of the products are tried on the fifth that they have not seen
 MIN_QUERIES = 20  # a rate of 5 % of fewer is not one query
 CURVE_POINTS = 101
+MOST_HIDDEN = 0.5  # of the right products found: a threshold that hides more is not kept unless forced
 PAGE = 10  # a right product further down is not what a threshold could keep
 NONE = -2.0  # below every cosine: no such product was found
 
@@ -56,6 +57,11 @@ class Calibration:
     outside: int
     is_left_out: bool
     curve: Curve
+
+    @property
+    def hides_too_much(self) -> bool:
+        """Whether it hides more than MOST_HIDDEN of the right products that are found: shoppers lose by it."""
+        return self.kept.value < (1 - MOST_HIDDEN) * self.found.value
 
 
 def calibrate(

@@ -41,6 +41,7 @@ class Command(IndexCommand):
         parser.add_argument("--false-accept-rate", type=float, default=0.05, metavar="SHARE", help="0.05 if not given.")
         parser.add_argument("--index-version", type=int, metavar="N", help="The active one if not given.")
         parser.add_argument("--dry-run", action="store_true", help="Say what would be kept, and keep nothing.")
+        parser.add_argument("--force", action="store_true", help="Keep one that hides most right products too.")
         parser.add_argument("--report", type=Path, metavar="FILE", help="Write the trade-off curves as HTML, one file.")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -73,6 +74,12 @@ class Command(IndexCommand):
             self.print_one(calibration)
         if options["report"]:
             write_calibration(options["report"], str(configuration), found)
+        harmful = [one.kind for one in found if one.hides_too_much]
+        if harmful and not (options["force"] or options["dry_run"]):
+            raise CommandError(
+                f"Nothing was kept: the threshold for {' and '.join(harmful)} hides more than half of the right "
+                "products. Allow more false accepts, fine-tune the checkpoint first, or insist with --force."
+            )
         self.keep(configuration.version, found, is_dry_run=options["dry_run"])
 
     def print_one(self, one: Calibration) -> None:
