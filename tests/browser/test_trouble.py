@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,9 +51,6 @@ BAD_FILES: dict[str, tuple[str, str, bytes, str]] = {
     "empty": ("photo.jpg", "image/jpeg", b"", "photo_empty"),
     "broken": ("photo.jpg", "image/jpeg", photo_bytes(seed=1)[:200], "photo_damaged"),
     "broken HEIC": ("IMG_1.HEIC", "image/heic", heic_header(), "photo_damaged"),
-    "too large to be sent as it is": (
-        "IMG_1.HEIC", "image/heic", heic_header() + bytes(21 * 2**20), "photo_too_large",
-    ),
     "too small": ("dot.png", "image/png", photo_bytes((1, 1), format="PNG"), "photo_too_small"),
 }  # fmt: skip
 
@@ -65,6 +62,18 @@ def test_file_that_is_no_good_photo__is_refused_in_one_sentence(page: Page, snap
     expect_error(page, code)
     expect(said(page)).to_be_empty()
     expect(page.locator("[data-vs-choose]")).to_be_visible()
+    expect_usable(page, snapshots())
+
+
+def test_file_that_is_too_large_to_be_sent_as_it_is__is_refused_before(
+    page: Page, tmp_path: Path, snapshots: Any
+) -> None:
+    large = tmp_path / "IMG_1.HEIC"
+    large.write_bytes(heic_header() + bytes(21 * 2**20))
+    sent = uploads(page)
+    page.locator("[data-vs-file]").set_input_files(large)
+    expect(expect_error(page, "photo_too_large")).to_contain_text("20 MB")
+    assert sent == []
     expect_usable(page, snapshots())
 
 
@@ -175,31 +184,6 @@ def test_server_that_is_down__is_told_and_works_when_it_is_back(page: Page, shop
     page.locator("[data-vs-form] button[type=submit]").click()
     expect(page.locator(HITS).first).to_contain_text("Sage chair", timeout=60_000)  # its encoder is cold
     expect_idle(page)
-    expect(page.locator("[data-vs-error]")).to_be_empty()
-
-
-@pytest.fixture
-def new_shop(starter_folder: Path, tmp_path: Path) -> Iterator[LiveShop]:
-    """A shop that opens: nothing is indexed yet."""
-    opening = LiveShop(tmp_path, starter_folder)
-    try:
-        opening.manage("migrate", "--verbosity", "0")
-        opening.serve()
-        yield opening
-    finally:
-        for name in list(opening.processes):
-            opening.stop(name)
-
-
-def test_shop_that_says_try_again__is_asked_again_until_it_answers(
-    new_page: OpenPage, new_shop: LiveShop, snapshots: Any
-) -> None:
-    page = new_page(f"{new_shop.address}/search-by-photo/")
-    choose(page, snapshots())
-    expect(said(page)).to_have_text(re.compile(r"Trying again in \d+ s"), timeout=60_000)
-    new_shop.work()
-    new_shop.manage("load_catalog", "drawn", "--limit", "2")
-    expect(page.locator(HITS)).to_have_count(2, timeout=60_000)
     expect(page.locator("[data-vs-error]")).to_be_empty()
 
 
