@@ -296,6 +296,31 @@ def test_drains_saves_builds_and_switches_at_once__lose_no_change(make_product: 
     assert prices == {float(price)}
 
 
+def test_versions_that_are_pruned_while_drains_finish__cost_no_drain_anything(make_product: Any, version: Any) -> None:
+    products = [make_product(seed, images=1) for seed in range(6)]
+    indexing.drain()
+    done = threading.Event()
+
+    def drain() -> None:
+        while not done.is_set():
+            for product in products:
+                product.save()
+            indexing.drain(seconds=5)
+
+    def prune() -> None:
+        for _ in range(40):
+            IndexVersion.objects.create(checkpoint="old", fingerprint="old", dim=8, state=IndexVersion.State.RETIRED)
+            time.sleep(0.02)
+            building.prune(keep=0)
+        done.set()
+
+    at_once(drain, prune)  # raises what a drain raises
+    assert list(IndexVersion.objects.all()) == [version]
+    assert IndexEntry.objects.exclude(version=version).count() == 0
+    indexing.drain()
+    assert verify().differences == []
+
+
 def test_two_feeders_of_a_shared_store__keep_apart_and_miss_nothing(
     version: Any, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

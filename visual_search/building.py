@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from django.db import transaction
 from django.db.models import F
@@ -28,6 +29,9 @@ from visual_search.preparation import identity
 from visual_search.relations import in_slices
 from visual_search.stores.base import as_shared
 from visual_search.versions import find_active
+
+if TYPE_CHECKING:
+    from django.db.models import QuerySet
 
 logger = logging.getLogger(__name__)
 
@@ -157,11 +161,19 @@ def _delete(version: IndexVersion, database: str) -> None:
         store.drop()
     except Unavailable as error:
         logger.warning("The store of version %s could not be deleted: %s", version.pk, error)
-    embeddings = Embedding.objects.using(database).filter(version=version)
-    # In slices: one DELETE of a million rows would hold a lock for minutes.
-    while keys := list(embeddings.values_list("pk", flat=True)[:ROWS_PER_DELETE]):
-        embeddings.filter(pk__in=keys).delete()
-    IndexVersion.objects.using(database).filter(pk=version.pk).delete()
+    for model in (Embedding, IndexEntry):
+        _delete_in_slices(model.objects.using(database).filter(version=version))
+    with transaction.atomic(using=database):
+        first_row(FeedState, database)
+        # A drain that finishes just now makes entries of it pending: it sees that the version is gone, or we see them.
+        FeedState.objects.using(database).select_for_update().get(pk=1)
+        IndexVersion.objects.using(database).filter(pk=version.pk).delete()
+
+
+def _delete_in_slices(rows: QuerySet[Any]) -> None:
+    """Delete rows; one DELETE of a million would hold a lock for minutes."""
+    while keys := list(rows.values_list("pk", flat=True)[:ROWS_PER_DELETE]):
+        rows.filter(pk__in=keys).delete()
 
 
 def _set_state(version: IndexVersion, state: str, **values: object) -> None:

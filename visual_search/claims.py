@@ -253,7 +253,9 @@ def finish(claim: Claim, results: Iterable[Result], *, database: str) -> list[Re
         )
         _set_pending(others, [result.key for result in ours], database)
         _write_rows([row for result in ours for row in result.rows], database)
-        # Under the lock that a switch takes too: either it sees the entries that we made pending, or we see it.
+        # Under the lock that a prune and a switch take too: either they see the entries that we made pending, or we
+        # see what they did.
+        _leave_pruned(others, database)
         if not claim.is_build and not _is_active(claim.version, database):
             raise VersionSuperseded(f"Version {claim.version.pk} is not the active one any more.")
     return ours
@@ -284,6 +286,13 @@ def _set_pending(versions: list[IndexVersion], keys: list[str], database: str) -
         unique_fields=["version", "key"],
         update_fields=["state", "claim_token", "lease_until", "attempts", "next_attempt_at"],
     )
+
+
+def _leave_pruned(versions: list[IndexVersion], database: str) -> None:
+    """Take back the entries of versions that were deleted meanwhile."""
+    known = set(IndexVersion.objects.using(database).values_list("pk", flat=True)) if versions else set()
+    if gone := [version.pk for version in versions if version.pk not in known]:
+        IndexEntry.objects.using(database).filter(version__in=gone).delete()
 
 
 def _is_active(version: IndexVersion, database: str) -> bool:
