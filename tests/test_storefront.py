@@ -19,6 +19,7 @@ from tests.drawings import photo_bytes
 from visual_search import messages
 from visual_search import search as search_module
 from visual_search.components import store_for
+from visual_search.exceptions import ConfigurationError
 from visual_search.storefront import CHOICES_SHOWN
 from visual_search.versions import get_active
 
@@ -305,6 +306,13 @@ def test_wrong_use_of_the_widget__is_told_to_the_developer(db: None, source: str
 def test_widget_without_a_request__is_told_to_the_developer(db: None) -> None:
     with pytest.raises(TemplateSyntaxError, match="context_processors.request"):
         render("{% visual_search_widget %}", request=False)
+
+
+@pytest.mark.parametrize("source", ["{% visual_search_widget %}", "{% photo_search_link '1' %}"])
+def test_page_that_was_not_added_to_the_urls__is_told_to_the_developer(db: None, settings: Any, source: str) -> None:
+    settings.ROOT_URLCONF = "visual_search.api.urls"
+    with pytest.raises(ConfigurationError, match="include"):
+        render(source)
 
 
 def test_similar_products__are_shown_without_the_product(shop: Any) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from django.http import QueryDict
-from django.urls import reverse
+from django.urls import NoReverseMatch, reverse
 from django.utils.formats import number_format
 from django.utils.translation import gettext, ngettext
 
@@ -19,7 +19,7 @@ from visual_search import messages
 from visual_search.api.serializers import IGNORED, SearchRequestSerializer
 from visual_search.catalog import get_catalog
 from visual_search.conf import get_settings
-from visual_search.exceptions import InvalidFilter, VisualSearchError
+from visual_search.exceptions import ConfigurationError, InvalidFilter, VisualSearchError
 from visual_search.facets import Facets, count_facets, is_at_hand
 from visual_search.filters import Boolean, Number, parameter_names, parse_filters
 from visual_search.query import MAX_EXAMPLES
@@ -182,7 +182,16 @@ def address_of(data: QueryDict, **values: str | None) -> str:
     """Return the address of the search page with these parameters, some of them changed."""
     parameters = changed(data, **({"offset": None} | values))
     query = parameters.urlencode()
-    return reverse("visual_search:search") + (f"?{query}" if query else "")
+    return page_address("search") + (f"?{query}" if query else "")
+
+
+def page_address(name: str) -> str:
+    """Return the address of the search page (`search`) or of its results alone (`results`)."""
+    try:
+        return reverse(f"visual_search:{name}")
+    except NoReverseMatch as error:
+        missing = 'Add path("search-by-photo/", include("visual_search.urls")) to your URLs'
+        raise ConfigurationError(f"The search page has no address. {missing}.") from error
 
 
 def page_size(data: QueryDict) -> int:

@@ -8,7 +8,6 @@ from typing import Any
 from django import template
 from django.http import HttpRequest, QueryDict
 from django.template import Context
-from django.urls import reverse
 
 from visual_search import messages
 from visual_search.catalog import get_catalog
@@ -17,7 +16,7 @@ from visual_search.exceptions import VisualSearchError
 from visual_search.filters import parameter_names
 from visual_search.search import SIMILAR_LIMIT
 from visual_search.search import similar_products as find_similar
-from visual_search.storefront import Storefront, address_of, card
+from visual_search.storefront import Storefront, address_of, card, page_address
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +42,9 @@ def visual_search_widget(context: Context, placement: str = "page", **filters: A
     return {
         "store": store,
         "placement": placement,
-        "search_address": reverse("visual_search:search"),
+        "search_address": page_address("search"),
         "address": address_of(preset),
-        "results_address": reverse("visual_search:results"),
+        "results_address": page_address("results"),
         "max_bytes": get_settings().MAX_UPLOAD_BYTES,
         "max_text": get_settings().MAX_TEXT_LENGTH,
         "minutes": round(get_settings().PHOTO_TOKEN_SECONDS / 60),
