@@ -75,8 +75,9 @@ def write_csv(path: Path, rows: Sequence[Sequence[str]], columns: str = "photo,p
 
 
 def fine_tune(out: Path, *options: Any) -> str:
+    """Run the command in this process, which other tests may have filled with their models already."""
     said = StringIO()
-    call_command("fine_tune", str(out), *map(str, options), stdout=said, stderr=said)
+    call_command("fine_tune", str(out), "--memory-gb", "64", *map(str, options), stdout=said, stderr=said)
     return said.getvalue()
 
 

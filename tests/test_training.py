@@ -53,7 +53,9 @@ def photos() -> list[Example]:
 
 
 def make_trainer(folder: Path, make: Callable[[Path], Path] = tiny_clip, **recipe: Any) -> Trainer:
-    return Trainer(load_checkpoint(make(folder)), CAPTIONS, Recipe(learning_rate=1e-2, **recipe), steps=20)
+    chosen = Recipe(learning_rate=1e-2, **recipe)
+    # Enough for whatever other tests have left in this process.
+    return Trainer(load_checkpoint(make(folder)), CAPTIONS, chosen, steps=20, memory_bytes=64 * 2**30)
 
 
 def unit(rows: int, dim: int = 4, seed: int = 0) -> torch.Tensor:

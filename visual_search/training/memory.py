@@ -50,9 +50,10 @@ def plan_memory(embed: Callable[[int], Tensor], blocks: nn.ModuleList, *, images
         return MemoryPlan(size, keeps_graph=True, is_recomputing=True)
     size = min(size, int(budget_bytes / (kept + 2 * block)))
     if size < 1:
+        wanted, left = (kept + 2 * block) / 2**20, max(0, budget_bytes) / 2**20
         raise ConfigurationError(
-            f"One image takes {(kept + 2 * block) / 2**20:.0f} MB to learn from, and {budget_bytes / 2**20:.0f} MB are "
-            "left for it. Raise --memory-gb, add --head-only, or take a smaller checkpoint."
+            f"One image takes {wanted:.0f} MB to learn from, and {left:.0f} MB are left for it. Raise --memory-gb, add "
+            "--head-only, or take a smaller checkpoint."
         )
     return MemoryPlan(size, keeps_graph=False, is_recomputing=True)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from visual_search.exceptions import ConfigurationError, TrainingFailed
 from visual_search.training.losses import info_nce, own_temperature
-from visual_search.training.memory import CHUNK, MemoryPlan, keep_freed_memory, plan_memory, resident_bytes
+from visual_search.training.memory import CHUNK, MemoryPlan, plan_memory, resident_bytes
 from visual_search.training.weights import choose_weights, features_of
 
 if TYPE_CHECKING:
@@ -63,7 +63,6 @@ class Trainer:
     ) -> None:
         import torch
 
-        keep_freed_memory()
         self.checkpoint, self.recipe, self.memory_bytes = checkpoint, recipe, memory_bytes
         self.model = checkpoint.model
         # Dropout and the statistics of batches stay as in a search: a batch is embedded more than once.

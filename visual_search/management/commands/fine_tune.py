@@ -50,6 +50,12 @@ class Command(IndexCommand):
         parser.add_argument("--resume", action="store_true", help="Go on where a training was interrupted.")
         parser.add_argument("--force", action="store_true", help="Write although text search lost; replace OUT.")
 
+    def run_from_argv(self, argv: list[str]) -> None:
+        from visual_search.training.memory import keep_freed_memory
+
+        keep_freed_memory()  # of a process that does nothing else
+        super().run_from_argv(argv)
+
     def handle(self, *args: Any, **options: Any) -> None:
         # Imported here: only this command needs torch.
         from visual_search.training.comparison import lost_text, table
