@@ -153,6 +153,8 @@ def new_page(browser: Browser, shop: LiveShop) -> Iterator[Callable[..., Page]]:
         context.on("weberror", lambda error: problems.append(str(error.error)))
         contexts.append(context)
         page = context.new_page()
+        # Playwright catches file choosers while somebody listens, and does not wait until Chromium knows: listen early.
+        page.on("filechooser", lambda chooser: None)
         page.goto(path)
         return page
 
