@@ -138,7 +138,7 @@ class Storefront:
         if code == "photo_expired":
             self.data = changed(self.data, token=None, crop=None)
 
-    def show(self, results: SearchResults, request: HttpRequest) -> None:
+    def show(self, results: SearchResults) -> None:
         """Show what was found."""
         self.was_searched = True
         self.is_nothing_close = results.is_nothing_close
@@ -272,9 +272,9 @@ def choice_group(name: str, declared: Field, data: QueryDict, facets: Facets) ->
     return FilterGroup(name, label, choices, is_boolean=isinstance(declared, Boolean))
 
 
-def text_of(value: str | bool) -> str:
-    """Return a facet's value as an address has it."""
-    return str(value).lower() if isinstance(value, bool) else value
+def text_of(value: object) -> str:
+    """Return a filter's value as an address has it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def chosen_filters(data: QueryDict, groups: list[FilterGroup]) -> list[Chosen]:

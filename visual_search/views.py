@@ -74,7 +74,7 @@ def look(request: HttpRequest) -> tuple[Storefront, int, int | None]:
             check_throttles(request)
             query = replace(read_query(search_data(store.data, given), uploads(request)), fallback=FALLBACK)
             query, store.data = keep(query, store.data, uploads(request))
-            store.show(search(query, request=request), request)
+            store.show(search(query, request=request))
     except VisualSearchError as error:
         status, body = explain(error)
         store.refuse(body["code"])

@@ -53,10 +53,10 @@ def make_queries(
     with (folder / "queries.csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(COLUMNS)
-        for key, product in _products(limit):
+        for place, (key, product) in enumerate(_products(limit)):
             try:
                 for number, (image, made_from, held_out) in enumerate(_queries_of(product, key, seed)):
-                    photo = f"photos/{zlib.crc32(key.encode()):08x}-{number}.jpg"
+                    photo = f"photos/{place}-{number}.jpg"
                     (folder / photo).write_bytes(encode_jpeg(image, longest_px=LONGEST_PX))
                     rows.writerow((photo, getattr(product, get_catalog().product_id_field), made_from, held_out))
                     made.counts[made_from] = made.counts.get(made_from, 0) + 1

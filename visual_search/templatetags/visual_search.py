@@ -16,7 +16,7 @@ from visual_search.exceptions import VisualSearchError
 from visual_search.filters import parameter_names
 from visual_search.search import SIMILAR_LIMIT
 from visual_search.search import similar_products as find_similar
-from visual_search.storefront import Storefront, address_of, card, page_address
+from visual_search.storefront import Storefront, address_of, card, page_address, text_of
 
 logger = logging.getLogger(__name__)
 
@@ -85,10 +85,6 @@ def read_filters(filters: dict[str, Any]) -> QueryDict:
         if texts := [text_of(one) for one in values if one not in (None, "")]:
             data.setlist(name, texts)
     return data
-
-
-def text_of(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def request_of(context: Context) -> HttpRequest:
