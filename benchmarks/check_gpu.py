@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from visual_search.encoders import GROW_AFTER, TransformersEncoder
+from visual_search.vision.encoder import GROW_AFTER, TransformersEncoder
 
 ROOT = Path(__file__).resolve().parent.parent
 COSINE_MIN = 0.999
@@ -56,7 +56,7 @@ def has_gpu() -> bool:
 def find_checkpoint() -> str:
     if checkpoint := os.environ.get("CHECKPOINT"):
         return checkpoint
-    from visual_search.starter.build import build
+    from visual_search.vision.starter.build import build
 
     return str(build(ROOT / ".demo" / "starter"))
 
@@ -183,9 +183,9 @@ def check_fine_tuning(checkpoint: str, *, device: str = "cuda") -> bool:
 def learn(checkpoint: str, device: str) -> list[float]:
     """Return the loss of five steps."""
     from tests.drawings import photo_bytes
-    from visual_search.checkpoints import load_checkpoint
     from visual_search.training.batches import Batches, Example
     from visual_search.training.trainer import Recipe, Trainer
+    from visual_search.vision.checkpoints import load_checkpoint
 
     def example(product: int, seed: int) -> Example:
         return Example(str(product), photo_bytes((256, 256), seed=seed))

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from PIL import Image, ImageOps
 
 from tests.drawings import STORED_AS, draw_photo, exif_block, file_bytes
-from visual_search.images import Crop, decode_photo
+from visual_search.vision.images import Crop, decode_photo
 
 SIZE_PX = (4000, 3000)
 TARGET_PX = 448  # twice the 224 of most encoders, so that a crop still has enough pixels

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from visual_search.encoders import TransformersEncoder
+from visual_search.vision.encoder import TransformersEncoder
 
 STARTER = Path(__file__).resolve().parent.parent / ".demo" / "starter"
 
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     options = parser.parse_args()
     if options.checkpoint == str(STARTER):
-        from visual_search.starter.build import build
+        from visual_search.vision.starter.build import build
 
         build(STARTER)
     json.dump(measure(options), sys.stdout, indent=2)

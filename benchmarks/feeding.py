@@ -17,9 +17,9 @@ LOOK_UPS = 500
 def measure_feeding(size: int, dim: int) -> None:
     with temporary_shop():
         logging.getLogger("visual_search").setLevel(logging.WARNING)
-        from visual_search import feed
         from visual_search.components import store_for
-        from visual_search.versions import find_active
+        from visual_search.index import feed
+        from visual_search.index.versions import find_active
 
         fill(size, dim)
         version = find_active()

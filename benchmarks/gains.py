@@ -18,9 +18,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from benchmarks.grocery import DATA, GETTING_THE_DATA
-from visual_search.encoders import TransformersEncoder
-from visual_search.images import decode_photo
 from visual_search.quality.metrics import hit_rate_at_k, interval
+from visual_search.vision.encoder import TransformersEncoder
+from visual_search.vision.images import decode_photo
 
 STATE = Path(os.environ.get("SHOP_STATE_DIR", ".demo"))
 CENTRE = 0.15  # cut off on each side

@@ -34,7 +34,7 @@ def bare_rate() -> float:
     from example_shop.models import ProductImage
     from visual_search.components import get_encoder
     from visual_search.conf import get_settings
-    from visual_search.images import open_product_image
+    from visual_search.vision.images import open_product_image
 
     settings = get_settings()
     encoder = get_encoder(settings.CHECKPOINT)
@@ -54,7 +54,7 @@ def bare_rate() -> float:
 
 def drain_rate() -> tuple[float, list[float]]:
     """Return images a second, and how long each finishing transaction took."""
-    from visual_search import claims, indexing
+    from visual_search.index import claims, drain
 
     held_ms: list[float] = []
     finish = claims.finish
@@ -68,7 +68,7 @@ def drain_rate() -> tuple[float, list[float]]:
 
     claims.finish = timed_finish
     started = time.perf_counter()
-    report = indexing.drain(seconds=float("inf"))
+    report = drain.drain(seconds=float("inf"))
     seconds = time.perf_counter() - started
     claims.finish = finish
     return report.embedded / seconds, held_ms

@@ -27,11 +27,11 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.grocery import DATA, GETTING_THE_DATA
-from visual_search.background import BackgroundRemover
-from visual_search.encoders import TransformersEncoder
-from visual_search.images import decode_photo
-from visual_search.preparation import STRATEGIES, embed_prepared, prepare
 from visual_search.quality.metrics import interval
+from visual_search.vision.background import BackgroundRemover
+from visual_search.vision.encoder import TransformersEncoder
+from visual_search.vision.images import decode_photo
+from visual_search.vision.preparation import STRATEGIES, embed_prepared, prepare
 
 STATE = Path(os.environ.get("SHOP_STATE_DIR", ".demo"))
 TIMED_PHOTOS = 60

@@ -43,8 +43,8 @@ def fill(products: int, images: int) -> None:
     from django.core.files.base import ContentFile
 
     from example_shop.models import Brand, Category, Product, ProductImage
-    from visual_search import versions
     from visual_search.catalog import get_catalog
+    from visual_search.index import versions
     from visual_search.models import Embedding, FeedState, IndexMark, point_id
     from visual_search.search import warm_up
 

@@ -23,7 +23,7 @@ def main() -> None:
         from django.db import connection, transaction
 
         from example_shop.models import Product
-        from visual_search import queue, signals
+        from visual_search.index import queue, signals
         from visual_search.models import IndexMark
 
         product = Product.objects.get()

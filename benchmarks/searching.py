@@ -20,10 +20,10 @@ def main() -> None:
     options = parser.parse_args()
     with temporary_shop():
         add_products(options.products)
-        from visual_search import indexing
+        from visual_search.index import drain
         from visual_search.search import warm_up
 
-        indexing.drain(seconds=float("inf"))
+        drain.drain(seconds=float("inf"))
         warm_up()
         whole_ms, stages = measure(options.searches)
         print(f"{options.searches} photo searches of 1.0 megapixel at {options.products} products, starter checkpoint")

@@ -19,7 +19,7 @@ from django.templatetags.static import static
 from django.urls import reverse
 
 from visual_search.exceptions import ImageUnreadable
-from visual_search.images import open_product_image
+from visual_search.vision import open_product_image
 
 logger = logging.getLogger(__name__)
 

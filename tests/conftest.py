@@ -42,7 +42,7 @@ def own_environment(**values: str) -> dict[str, str]:
 def starter_folder() -> Path:
     """The starter checkpoint, put together once from the installed packages' weights."""
     folder = Path(django_settings.VISUAL_SEARCH["CHECKPOINT"])
-    from visual_search.starter.build import build
+    from visual_search.vision.starter.build import build
 
     if not (folder / "model.safetensors").exists():
         build(folder)
@@ -51,7 +51,7 @@ def starter_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def starter(starter_folder: Path) -> Any:
-    from visual_search.encoders import TransformersEncoder
+    from visual_search.vision.encoder import TransformersEncoder
 
     return TransformersEncoder(str(starter_folder))
 

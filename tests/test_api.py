@@ -15,9 +15,9 @@ from rest_framework import serializers
 from example_shop.models import Product
 from tests import drawings
 from tests.drawings import photo_bytes
-from visual_search import search as search_module
 from visual_search.components import encode_slot, store_for
-from visual_search.versions import get_active
+from visual_search.index.versions import get_active
+from visual_search.search import results as search_module
 
 pytestmark = pytest.mark.django_db
 

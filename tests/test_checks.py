@@ -12,9 +12,11 @@ import pytest
 from django.utils import timezone
 
 from example_shop.models import Product
-from visual_search import checks, index_checks, queue_checks
-from visual_search.api import checks as api_checks
 from visual_search.catalog import Catalog, Keyword, get_catalog
+from visual_search.checks import api as api_checks
+from visual_search.checks import index as index_checks
+from visual_search.checks import queue as queue_checks
+from visual_search.checks import settings as settings_checks
 from visual_search.models import IndexMark
 
 
@@ -23,7 +25,11 @@ def ids(found: Any) -> list[str]:
 
 
 def test_project_as_it_is__has_no_complaints(db: Any, starter_folder: Any) -> None:
-    everything: list[Any] = [checks.check_settings(), checks.check_catalog(), queue_checks.check_queue()]
+    everything: list[Any] = [
+        settings_checks.check_settings(),
+        settings_checks.check_catalog(),
+        queue_checks.check_queue(),
+    ]
     assert everything == [[], [], []]
 
 
@@ -45,7 +51,7 @@ def test_wrong_setting__is_named_with_a_hint(
     settings: Any, starter_folder: Any, values: Any, expected: str, words: str
 ) -> None:
     settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | values
-    (message,) = checks.check_settings()
+    (message,) = settings_checks.check_settings()
     assert message.id == expected
     assert words in message.hint
 
@@ -54,12 +60,12 @@ def test_background_model_that_is_not_here__is_named_before_it_is_needed(
     settings: Any, starter_folder: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("U2NET_HOME", str(tmp_path))
-    assert checks.check_settings() == []
+    assert settings_checks.check_settings() == []
     settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"QUERY_PREPARATION": "crop"}
-    (message,) = checks.check_settings()
+    (message,) = settings_checks.check_settings()
     assert (message.id, "fetch_background_model" in message.hint) == ("visual_search.W009", True)
     (tmp_path / "u2net.onnx").touch()
-    assert checks.check_settings() == []
+    assert settings_checks.check_settings() == []
 
 
 @pytest.mark.parametrize(
@@ -112,13 +118,13 @@ def test_deployed_policies__name_trusted_addresses_and_asked_logins(settings: An
 
 def test_setting_that_is_no_dict__is_named(settings: Any) -> None:
     settings.VISUAL_SEARCH = "photo search"
-    assert ids(checks.check_settings()) == ["visual_search.E001"]
+    assert ids(settings_checks.check_settings()) == ["visual_search.E001"]
 
 
 @pytest.mark.parametrize("path", ["", "no.such.Catalog", "example_shop.models.Product"])
 def test_wrong_catalogue_setting__is_named(settings: Any, path: str) -> None:
     settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"CATALOG": path}
-    assert ids(checks.check_catalog()) == ["visual_search.E010"]
+    assert ids(settings_checks.check_catalog()) == ["visual_search.E010"]
 
 
 @pytest.mark.parametrize(
@@ -143,14 +149,14 @@ def test_wrong_catalogue_setting__is_named(settings: Any, path: str) -> None:
     ],
 )
 def test_wrong_catalogue__is_named(monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], expected: str) -> None:
-    from visual_search import relations
+    from visual_search.index import relations
 
     broken = type("Broken", (Catalog,), {"model": Product, "images": "images"} | values)()
-    monkeypatch.setattr(checks, "get_catalog", lambda: broken)
+    monkeypatch.setattr(settings_checks, "get_catalog", lambda: broken)
     monkeypatch.setattr(relations, "get_catalog", lambda: broken)
     relations.forget()
     try:
-        assert expected in ids(checks.check_catalog())
+        assert expected in ids(settings_checks.check_catalog())
     finally:
         relations.forget()
 

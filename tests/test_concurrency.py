@@ -17,12 +17,13 @@ from example_shop.models import Brand, Category, Product
 from tests.qdrant_server import FakeQdrant
 from tests.reference_store import ReferenceStore
 from tests.tiny_checkpoints import tiny_clip
-from visual_search import building, claims, feed, indexing, tasks, versions
+from visual_search import tasks
 from visual_search.catalog import get_catalog
 from visual_search.components import encoder_for
 from visual_search.exceptions import ConfigurationError
+from visual_search.index import building, claims, drain, feed, versions
+from visual_search.index.verify import verify
 from visual_search.models import Embedding, FeedState, IndexEntry, IndexMark, IndexVersion
-from visual_search.verifying import verify
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -79,7 +80,7 @@ def test_two_drains__index_everything_once(make_product: Any, version: Any) -> N
     for seed in range(12):
         make_product(seed)
     claims.expand_related_marks("default")
-    reports = at_once(indexing.drain, indexing.drain)
+    reports = at_once(drain.drain, drain.drain)
     assert sum(report.embedded for report in reports) == 12
     assert not IndexMark.objects.exists()
     assert verify().differences == []
@@ -87,7 +88,7 @@ def test_two_drains__index_everything_once(make_product: Any, version: Any) -> N
 
 def test_uncommitted_save__is_not_drained_before_its_commit(make_product: Any, version: Any) -> None:
     product = make_product(1)
-    indexing.drain()
+    drain.drain()
     saved, drained = threading.Event(), threading.Event()
 
     def save() -> None:
@@ -99,12 +100,12 @@ def test_uncommitted_save__is_not_drained_before_its_commit(make_product: Any, v
 
     def drain_meanwhile() -> int:
         assert saved.wait(30)
-        report = indexing.drain()
+        report = drain.drain()
         drained.set()
         return report.indexed
 
     assert at_once(save, drain_meanwhile)[1] == 0
-    indexing.drain()
+    drain.drain()
     assert Embedding.objects.get().payload["price"] == 55.0
 
 
@@ -113,7 +114,7 @@ def test_save_during_the_embedding__wins_in_the_end(make_product: Any, version: 
     claims.expand_related_marks("default")
     claim = claims.claim(version, limit=10)
     assert claim is not None
-    plans = list(indexing.make_plans(claim, database="default"))
+    plans = list(drain.make_plans(claim, database="default"))
 
     def save() -> None:
         product.price = "66.00"
@@ -121,11 +122,11 @@ def test_save_during_the_embedding__wins_in_the_end(make_product: Any, version: 
 
     at_once(save)
     encoder = encoder_for(version)
-    list(indexing.embed_plans(plans, version, encoder, indexing.DrainReport(), before_batch=lambda: None))
+    list(drain.embed_plans(plans, version, encoder, drain.DrainReport(), before_batch=lambda: None))
     assert len(claims.finish(claim, [plan.result for plan in plans], database="default")) == 1
     assert Embedding.objects.get().payload["price"] == 10.0
     assert IndexMark.objects.count() == 1
-    indexing.drain()
+    drain.drain()
     assert Embedding.objects.get().payload["price"] == 66.0
     assert verify().differences == []
 
@@ -133,16 +134,16 @@ def test_save_during_the_embedding__wins_in_the_end(make_product: Any, version: 
 def test_deleted_and_created_again_with_the_same_key__ends_indexed(make_product: Any, version: Any) -> None:
     product = make_product(1)
     key = product.pk
-    indexing.drain()
+    drain.drain()
     product.delete()
     claims.expand_related_marks("default")
     claim = claims.claim(version, limit=10)
     assert claim is not None
-    plans = list(indexing.make_plans(claim, database="default"))  # sees it deleted
+    plans = list(drain.make_plans(claim, database="default"))  # sees it deleted
     at_once(lambda: make_product(1, id=key))
     claims.finish(claim, [plan.result for plan in plans], database="default")
     assert IndexEntry.objects.get(key=str(key)).state == State.REMOVED
-    indexing.drain()
+    drain.drain()
     assert IndexEntry.objects.get(key=str(key)).state == State.INDEXED
     assert Embedding.objects.filter(product_key=str(key), vector__isnull=False).count() == 1
     assert verify().differences == []
@@ -153,11 +154,11 @@ def test_lease_lost__the_slow_worker_writes_nothing(make_product: Any, version: 
     claims.expand_related_marks("default")
     slow = claims.claim(version, limit=10)
     assert slow is not None
-    plans = list(indexing.make_plans(slow, database="default"))
+    plans = list(drain.make_plans(slow, database="default"))
     IndexEntry.objects.update(lease_until=timezone.now() - datetime.timedelta(seconds=1))
     product.price = "88.00"
     product.save()
-    at_once(indexing.drain)
+    at_once(drain.drain)
     seq = FeedState.objects.get().last_seq
     assert claims.finish(slow, [plan.result for plan in plans], database="default") == []
     assert FeedState.objects.get().last_seq == seq
@@ -177,14 +178,14 @@ def test_savers_and_drains_at_once__neither_deadlock_nor_lose_a_change(make_prod
                     row.save()
 
     at_once(lambda: save(brand, one), lambda: save(two, category), lambda: [tasks.drain() for _ in range(5)])
-    indexing.drain()
+    drain.drain()
     assert verify().differences == []
 
 
 def test_seq__follows_the_order_of_commits(make_product: Any, version: Any) -> None:
     """Readers that follow seq never miss a row, however finishing transactions overlap."""
     products = [make_product(seed, images=1) for seed in range(6)]
-    indexing.drain()
+    drain.drain()
     store = ReferenceStore(name="reader", dim=version.dim, fields=get_catalog().field_kinds())
     done = threading.Event()
 
@@ -194,7 +195,7 @@ def test_seq__follows_the_order_of_commits(make_product: Any, version: Any) -> N
                 Product.objects.filter(pk=product.pk).update(price=round_ + 1)
                 product.refresh_from_db()
                 product.save()
-            indexing.drain()
+            drain.drain()
 
     def read() -> None:
         while not done.is_set():
@@ -207,7 +208,7 @@ def test_seq__follows_the_order_of_commits(make_product: Any, version: Any) -> N
             done.set()
 
     at_once(read, write)
-    indexing.drain()
+    drain.drain()
     feed.catch_up(version, store)
     table = dict(Embedding.objects.values_list("id", "seq"))
     assert dict(store.scroll()) == {str(pk): seq for pk, seq in table.items()}
@@ -243,7 +244,7 @@ def other(tmp_path: Any) -> str:
 def test_two_switches_at_once__one_succeeds_and_the_other_is_told(make_product: Any, version: Any, other: str) -> None:
     for seed in range(4):
         make_product(seed)
-    indexing.drain()
+    drain.drain()
     second = building.start_build(checkpoint=other)
     building.build(second)
 
@@ -261,7 +262,7 @@ def test_two_switches_at_once__one_succeeds_and_the_other_is_told(make_product: 
 
 def test_drains_saves_builds_and_switches_at_once__lose_no_change(make_product: Any, version: Any, other: str) -> None:
     products = [make_product(seed, images=1) for seed in range(12)]
-    indexing.drain()
+    drain.drain()
     done = threading.Event()
 
     def save() -> int:
@@ -273,9 +274,9 @@ def test_drains_saves_builds_and_switches_at_once__lose_no_change(make_product: 
                 product.save()
         return price
 
-    def drain() -> None:
+    def keep_draining() -> None:
         while not done.is_set():
-            indexing.drain(seconds=5)
+            drain.drain(seconds=5)
 
     def switch() -> None:
         second = building.start_build(checkpoint=other)
@@ -285,12 +286,12 @@ def test_drains_saves_builds_and_switches_at_once__lose_no_change(make_product: 
             building.roll_back()
         done.set()
 
-    price, *_ = at_once(save, drain, drain, switch)
+    price, *_ = at_once(save, keep_draining, keep_draining, switch)
     assert price > 1
-    indexing.drain()
+    drain.drain()
     assert verify().differences == []
     building.roll_back()
-    indexing.drain()
+    drain.drain()
     assert verify().differences == []
     prices = {row.payload["price"] for row in Embedding.objects.filter(vector__isnull=False)}
     assert prices == {float(price)}
@@ -298,14 +299,14 @@ def test_drains_saves_builds_and_switches_at_once__lose_no_change(make_product: 
 
 def test_versions_that_are_pruned_while_drains_finish__cost_no_drain_anything(make_product: Any, version: Any) -> None:
     products = [make_product(seed, images=1) for seed in range(6)]
-    indexing.drain()
+    drain.drain()
     done = threading.Event()
 
-    def drain() -> None:
+    def keep_draining() -> None:
         while not done.is_set():
             for product in products:
                 product.save()
-            indexing.drain(seconds=5)
+            drain.drain(seconds=5)
 
     def prune() -> None:
         for _ in range(40):
@@ -314,10 +315,10 @@ def test_versions_that_are_pruned_while_drains_finish__cost_no_drain_anything(ma
             building.prune(keep=0)
         done.set()
 
-    at_once(drain, prune)  # raises what a drain raises
+    at_once(keep_draining, prune)  # raises what a drain raises
     assert list(IndexVersion.objects.all()) == [version]
     assert IndexEntry.objects.exclude(version=version).count() == 0
-    indexing.drain()
+    drain.drain()
     assert verify().differences == []
 
 

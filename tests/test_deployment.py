@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from tests.conftest import own_environment
-from visual_search.search import why_not_ready
+from visual_search.search.results import why_not_ready
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -83,8 +83,8 @@ def test_shop_with_servers_in_its_environment__uses_them_and_passes_the_checks()
         "print(settings.Q_CLUSTER.get('orm'), settings.Q_CLUSTER['redis'])\n"
         "print(settings.VISUAL_SEARCH['STORE']['OPTIONS'])\n"
         "import django; django.setup()\n"
-        "from visual_search import checks, queue_checks\n"
-        "print([*checks.check_settings(), *queue_checks.check_queue()])"
+        "from visual_search.checks import queue, settings\n"
+        "print([*settings.check_settings(), *queue.check_queue()])"
     )
     lines = settings_of_the_shop(code, CHECKPOINT="hub/name", QDRANT_API_KEY="k", **servers).splitlines()
     assert lines == [

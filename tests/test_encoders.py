@@ -21,9 +21,9 @@ from PIL import Image
 
 from tests.drawings import draw_photo
 from tests.tiny_checkpoints import tiny_clip, tiny_siglip, tiny_siglip2
-from visual_search.checkpoints import load_checkpoint
-from visual_search.encoders import GROW_AFTER, BatchSize, TransformersEncoder
 from visual_search.exceptions import CheckpointMissing, ConfigurationError, InvalidVector, Unavailable
+from visual_search.vision.checkpoints import load_checkpoint
+from visual_search.vision.encoder import GROW_AFTER, BatchSize, TransformersEncoder
 
 ROOT = Path(__file__).resolve().parent.parent
 GROCERY = ROOT / os.environ.get("DATA", "data/grocery")
@@ -205,7 +205,7 @@ def test_load__missing_folder_is_not_taken_for_a_hub_name(monkeypatch: pytest.Mo
 
 def test_load__hub_name_offline_says_what_to_do() -> None:
     code = """if True:
-        from visual_search.encoders import TransformersEncoder
+        from visual_search.vision.encoder import TransformersEncoder
         from visual_search.exceptions import CheckpointMissing
         try:
             TransformersEncoder("openai/no-such-checkpoint").dim
@@ -287,8 +287,8 @@ def model_of(encoder: TransformersEncoder) -> Any:
 def test_import__loads_nothing_heavy() -> None:
     code = """if True:
         import sys
-        from visual_search import checkpoints, encoders
-        encoders.TransformersEncoder("openai/clip-vit-large-patch14")
+        from visual_search.vision import checkpoints, encoder
+        encoder.TransformersEncoder("openai/clip-vit-large-patch14")
         print(sorted({"torch", "transformers", "numpy", "PIL"} & set(sys.modules)))
     """
     assert run_python(code).strip() == "[]"
@@ -301,7 +301,7 @@ def test_load__once_however_many_threads_ask(clip_folder: Path, caplog: pytest.L
         start.wait()
         results.append((encoder.embed_images([draw_photo(seed=1)])[0], encoder.embed_texts(["a red shoe", "bag"])[0]))
 
-    with caplog.at_level(logging.INFO, logger="visual_search.encoders"):
+    with caplog.at_level(logging.INFO, logger="visual_search.vision.encoder"):
         threads = [threading.Thread(target=work) for _ in range(8)]
         for thread in threads:
             thread.start()
@@ -318,7 +318,7 @@ def test_embed__in_a_forked_child_of_a_process_that_embedded(starter_folder: Pat
     code = """if True:
         import os, sys
         from PIL import Image
-        from visual_search.encoders import TransformersEncoder
+        from visual_search.vision.encoder import TransformersEncoder
         encoder = TransformersEncoder(sys.argv[1])
         image = Image.new("RGB", (300, 300), "red")
         parents = encoder.embed_images([image] * 4)

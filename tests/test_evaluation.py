@@ -17,12 +17,13 @@ from qdrant_client import QdrantClient
 from example_shop.models import Product
 from tests.drawings import photo_bytes
 from tests.tiny_checkpoints import tiny_clip
-from visual_search import building
+from visual_search.index import building
 from visual_search.models import IndexVersion
 from visual_search.quality.calibration import calibrate, threshold_at
 from visual_search.quality.evaluation import Outcome
 from visual_search.quality.labelled import LabelledQuery
-from visual_search.search import SearchQuery, read_photo, search, threshold_of
+from visual_search.search import SearchQuery, read_photo, search
+from visual_search.search.results import threshold_of
 
 pytestmark = pytest.mark.django_db
 

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from tests.drawings import photo_bytes
-from visual_search import feed, sweeping
 from visual_search.catalog import get_catalog
 from visual_search.components import store_for
 from visual_search.exceptions import StoreUnavailable
+from visual_search.index import feed, sweep
+from visual_search.index.verify import verify
+from visual_search.index.versions import get_active
 from visual_search.models import Embedding, FeedState
 from visual_search.search import SearchQuery, read_photo, search
 from visual_search.stores.base import Position
-from visual_search.verifying import verify
-from visual_search.versions import get_active
 
 pytestmark = pytest.mark.django_db
 
@@ -110,7 +110,7 @@ def test_store_that_does_not_answer__stops_searches_but_not_the_index(
         search(SearchQuery(texts=["a"]))
     assert [difference.kind for difference in verify().differences] == ["store"]
     settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"STORE": MEMORY}  # it is there again, empty
-    sweeping.sweep()
+    sweep.sweep()
     assert verify().differences == []
     assert len(search(SearchQuery(texts=["a"])).hits) == 1
 
@@ -176,7 +176,7 @@ def test_filling__says_in_the_log_how_far_it_is(
 ) -> None:
     monkeypatch.setattr(feed, "PAGE", 1)
     monkeypatch.setattr(feed, "PROGRESS_SECONDS", 0)
-    with caplog.at_level("INFO", logger="visual_search.feed"):
+    with caplog.at_level("INFO", logger="visual_search.index.feed"):
         catch_up()
     said = [record.getMessage() for record in caplog.records]
     assert "2 of 3 rows" in said[1]

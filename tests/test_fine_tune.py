@@ -23,14 +23,14 @@ from example_shop.models import Product, ProductImage
 from tests.conftest import own_environment
 from tests.drawings import draw_photo, photo_bytes
 from tests.tiny_checkpoints import tiny_clip, tiny_siglip
-from visual_search import building
-from visual_search.encoders import TransformersEncoder
 from visual_search.exceptions import InvalidLabels
+from visual_search.index import building
 from visual_search.models import IndexVersion
 from visual_search.quality.variants import phone_like
 from visual_search.search import SearchQuery, read_photo, search
 from visual_search.training import data
 from visual_search.training.output import REPORT, state_path
+from visual_search.vision.encoder import TransformersEncoder
 
 NAMES = ("red shoe", "green bag", "red bag", "green shoe")
 QUICK = ("--epochs", "1", "--batch", "8")

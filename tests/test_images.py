@@ -16,10 +16,10 @@ import pytest
 from PIL import Image, ImageChops, ImageStat, features
 
 from tests import drawings
-from visual_search import images
 from visual_search.exceptions import ImageUnreadable, PhotoRejected
-from visual_search.images import MAX_ASPECT, content_digest, decode_photo, open_product_image
-from visual_search.signatures import REPEATS
+from visual_search.vision import images
+from visual_search.vision.images import MAX_ASPECT, content_digest, decode_photo, open_product_image
+from visual_search.vision.signatures import REPEATS
 
 ROOT = Path(__file__).resolve().parent.parent
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -400,7 +400,7 @@ import resource
 from PIL import Image
 from tests import drawings
 from visual_search.exceptions import PhotoRejected
-from visual_search.images import decode_photo
+from visual_search.vision.images import decode_photo
 
 def outcome(data, max_pixels):
     try:
@@ -516,7 +516,9 @@ def test_content_digest__is_the_sha256_of_the_bytes() -> None:
 
 
 def test_images__importing_it_imports_neither_pil_nor_numpy() -> None:
-    printed = run_python("import sys, visual_search.images; print({'PIL', 'numpy', 'django'} & set(sys.modules))")
+    printed = run_python(
+        "import sys, visual_search.vision.images\nprint({'PIL', 'numpy', 'django'} & set(sys.modules))"
+    )
     assert printed == "set()"
 
 

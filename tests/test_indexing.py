@@ -16,13 +16,14 @@ from django_q.models import OrmQ
 
 from example_shop.models import Category, Product, ProductImage
 from tests.drawings import photo_bytes
-from visual_search import claims, components, feed, indexing, queue, signals, sweeping, tasks, versions
+from visual_search import components, tasks
 from visual_search.catalog import get_catalog
 from visual_search.components import encoder_for, store_for
 from visual_search.exceptions import CheckpointMissing, Unavailable
-from visual_search.marks import mark_dirty
+from visual_search.index import claims, drain, feed, queue, signals, sweep, versions
+from visual_search.index.marks import mark_dirty
+from visual_search.index.verify import verify
 from visual_search.models import Embedding, FeedState, IndexEntry, IndexMark, IndexVersion
-from visual_search.verifying import verify
 
 pytestmark = pytest.mark.django_db
 
@@ -59,7 +60,7 @@ def test_embedding__is_the_encoders_unit_vector(make_product: Any, index: Any) -
     index.drain()
     row = Embedding.objects.get()
     version = versions.get_active()
-    from visual_search.images import open_product_image
+    from visual_search.vision.images import open_product_image
 
     pixels = open_product_image(product.images.get().image.file, max_pixels=10**8)
     expected = encoder_for(version).embed_images([pixels])[0]
@@ -269,12 +270,12 @@ def test_sweep__goes_on_where_the_last_one_ended(make_product: Any, index: Any, 
         make_product(seed + 1, images=0)
     index.drain()
     Product.objects.update(price="99.00")
-    sweeping.SLICE, slice_before = 1, sweeping.SLICE
+    sweep.SLICE, slice_before = 1, sweep.SLICE
     settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"SWEEP_SECONDS": 1e-9}
     try:
         assert [index.sweep()["found"] for _ in range(3)] == [1, 1, 1]
     finally:
-        sweeping.SLICE = slice_before
+        sweep.SLICE = slice_before
 
 
 def test_tombstones__are_pruned_after_their_time_and_entries_with_them(make_product: Any, index: Any) -> None:
@@ -355,7 +356,7 @@ def test_save_during_the_embedding__leaves_its_mark(make_product: Any, index: An
     assert claim is not None
     product.price = "77.00"
     product.save()
-    list(indexing.index_claim(claim, encoder_for(version), report=indexing.DrainReport(), database="default"))
+    list(drain.index_claim(claim, encoder_for(version), report=drain.DrainReport(), database="default"))
     assert IndexMark.objects.filter(model_label="example_shop.product").count() == 1
     index.drain()
     assert Embedding.objects.get().payload["price"] == 77.0
@@ -385,7 +386,7 @@ def test_missing_checkpoint__fails_the_drain_and_loses_nothing(make_product: Any
     make_product(1)
     settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"CHECKPOINT": "/nowhere/at/all"}
     with pytest.raises(CheckpointMissing):
-        indexing.drain()
+        drain.drain()
     assert IndexMark.objects.exists()
     assert not IndexVersion.objects.exists()
 
@@ -498,7 +499,7 @@ def test_encoder_that_fails_on_everything__costs_no_attempt(
     claim = claims.claim(versions.ensure_active(), limit=10)
     assert claim is not None
     with pytest.raises(Unavailable, match="device-side assert"):
-        list(indexing.index_claim(claim, Broken(), report=indexing.DrainReport(), database="default"))
+        list(drain.index_claim(claim, Broken(), report=drain.DrainReport(), database="default"))
     assert {entry(product).attempts for product in products} == {0}
     index.drain()
     assert {entry(product).state for product in products} == {State.INDEXED}
@@ -523,7 +524,7 @@ def test_drain_past_its_time__has_committed_a_batch_and_gives_the_rest_back(
     settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"BATCH_SIZE": 2}
     for seed in range(1, 5):
         make_product(seed)
-    report = indexing.drain(seconds=0)
+    report = drain.drain(seconds=0)
     assert (report.indexed, report.is_unfinished) == (2, True)
     assert not IndexEntry.objects.exclude(claim_token=None).exists()
     assert set(IndexEntry.objects.values_list("state", "attempts")) == {(State.INDEXED, 0), (State.PENDING, 0)}
@@ -561,6 +562,6 @@ def test_broker_that_does_not_answer__fails_no_save_and_the_sweep_picks_it_up(
     assert not OrmQ.objects.exists()
     tasks.sweep()
     assert OrmQ.objects.count() == 1
-    indexing.drain()
+    drain.drain()
     assert entry(product).state == State.INDEXED
     components.close_stores()

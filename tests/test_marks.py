@@ -13,10 +13,10 @@ from django.db.models.signals import pre_delete
 from example_shop.models import Brand, Category, Product, ProductImage
 from tests.drawings import photo_bytes
 from tests.gadgets.models import Gadget, GadgetProxy, Line, Maker, Phone, Tag, Variant
-from visual_search.claims import expand_related_marks
-from visual_search.marks import mark_dirty
+from visual_search.index.claims import expand_related_marks
+from visual_search.index.marks import mark_dirty
+from visual_search.index.queue import enqueue_drain
 from visual_search.models import IndexMark
-from visual_search.queue import enqueue_drain
 
 
 def marks() -> set[tuple[str, str]]:

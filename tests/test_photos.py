@@ -15,8 +15,8 @@ from PIL import Image
 from tests import drawings
 from tests.test_images import difference
 from visual_search.exceptions import InvalidQuery, PhotoRejected, Unavailable
-from visual_search.images import MAX_ASPECT, MIN_SIDE_PX, Crop, decode_photo
-from visual_search.photos import KEPT_PX, SALT, find_photo, keep_photo, parse_crop, read_photo
+from visual_search.search.photos import KEPT_PX, SALT, find_photo, keep_photo, parse_crop, read_photo
+from visual_search.vision.images import MAX_ASPECT, MIN_SIDE_PX, Crop, decode_photo
 
 SIZE = (640, 480)
 PHOTOS = {turn: drawings.photo_bytes(SIZE, exif_orientation=turn, quality=95) for turn in range(1, 9)}

@@ -13,13 +13,14 @@ from PIL import Image, ImageDraw
 
 from tests.conftest import lacks
 from tests.drawings import photo_bytes
-from visual_search import background, components
-from visual_search.background import BackgroundRemover, BackgroundSlow, find_u2net
+from visual_search import components
 from visual_search.exceptions import ConfigurationError, IndexOutdated
-from visual_search.preparation import STRATEGIES, embed_prepared, prepare
+from visual_search.index.verify import verify
+from visual_search.index.versions import get_active
 from visual_search.search import SearchQuery, read_photo, search, warm_up
-from visual_search.verifying import verify
-from visual_search.versions import get_active
+from visual_search.vision import background
+from visual_search.vision.background import BackgroundRemover, BackgroundSlow, find_u2net
+from visual_search.vision.preparation import STRATEGIES, embed_prepared, prepare
 
 RED, BLUE, GREY, WHITE = (200, 0, 0), (0, 0, 200), (128, 128, 128), (255, 255, 255)
 BOX = (60, 30, 160, 80)  # the object in a picture of 200 x 100

@@ -16,13 +16,14 @@ from django.test import Client
 
 from tests.qdrant_server import FakeQdrant
 from tests.test_stores import DIM, EVERYTHING, FIELDS, make_point, make_points, unit_vectors
-from visual_search import components, feed
+from visual_search import components
 from visual_search.exceptions import ConfigurationError, DimensionMismatch, StoreUnavailable
+from visual_search.index import feed
+from visual_search.index.verify import verify
 from visual_search.models import Embedding
 from visual_search.stores import tuning
 from visual_search.stores.base import Filters, Position
 from visual_search.stores.qdrant import BYTES_PER_REQUEST, QdrantStore
-from visual_search.verifying import verify
 
 ROOT = Path(__file__).parent.parent
 INDEXES = {
@@ -349,7 +350,7 @@ def test_server_that_comes_back_empty__is_filled_without_the_encoder(
 ) -> None:
     for collection in server.engine.get_collections().collections:
         server.engine.delete_collection(collection.name)
-    monkeypatch.setattr("visual_search.encoders.TransformersEncoder.embed_images", None)
+    monkeypatch.setattr("visual_search.vision.encoder.TransformersEncoder.embed_images", None)
     index.sweep()
     assert verify().differences == []
     assert components.store_for(_version()).count() == 1
@@ -380,6 +381,6 @@ def test_server_that_fails_between_pages__is_fed_from_there(
 
 
 def _version() -> Any:
-    from visual_search.versions import get_active
+    from visual_search.index.versions import get_active
 
     return get_active()

@@ -13,15 +13,16 @@ from hypothesis import HealthCheck, given, settings, strategies
 from example_shop.models import Product
 from tests.drawings import photo_bytes
 from visual_search import components
-from visual_search import query as query_module
 from visual_search.catalog import get_catalog
 from visual_search.exceptions import BadRequest, InvalidFilter, InvalidQuery
-from visual_search.feed import first_state
 from visual_search.filters import parse_filters
+from visual_search.index.feed import first_state
+from visual_search.index.versions import get_active
 from visual_search.models import Embedding, FeedState, point_id
-from visual_search.query import Timer, compose
-from visual_search.search import Photo, SearchQuery, read_photo, search
-from visual_search.versions import get_active
+from visual_search.search import SearchQuery, read_photo, search
+from visual_search.search import query as query_module
+from visual_search.search.photos import Photo
+from visual_search.search.query import Timer, compose
 
 pytestmark = pytest.mark.django_db
 

@@ -11,17 +11,18 @@ from django.contrib.auth.models import AnonymousUser
 from example_shop.catalog import ProductCatalog
 from example_shop.models import Product
 from tests.drawings import photo_bytes
-from visual_search import query as query_module
 from visual_search.catalog import get_catalog
 from visual_search.components import encode_slot, store_for
 from visual_search.exceptions import Busy, IndexEmpty, IndexOutdated, InvalidFilter, InvalidQuery, PhotoRejected
-from visual_search.facets import count_facets
 from visual_search.filters import parse_filters
-from visual_search.marks import mark_dirty
+from visual_search.index.marks import mark_dirty
+from visual_search.index.versions import get_active, reset_index
 from visual_search.models import Embedding, FeedState, IndexMark
-from visual_search.search import SearchQuery, read_photo, search, similar_products, warm_up, why_not_ready
+from visual_search.search import SearchQuery, read_photo, search, similar_products, warm_up
+from visual_search.search import query as query_module
+from visual_search.search.facets import count_facets
+from visual_search.search.results import why_not_ready
 from visual_search.stores.base import Filters, Range
-from visual_search.versions import get_active, reset_index
 
 pytestmark = pytest.mark.django_db
 

@@ -20,8 +20,9 @@ from django.db import connection
 from qdrant_client import QdrantClient
 
 from tests.qdrant_server import FakeQdrant
-from visual_search import claims, components, feed, leases, repairing, sweeping, versions
+from visual_search import components
 from visual_search.exceptions import LeaseLost
+from visual_search.index import claims, feed, leases, repair, sweep, versions
 from visual_search.models import Embedding, FeedLease, FeedState, IndexVersion, point_id
 from visual_search.stores.base import Point, Position
 from visual_search.stores.qdrant import QdrantStore
@@ -228,7 +229,7 @@ def test_ghost_that_a_paused_feeder_brought__is_removed_by_the_sweep(
     with pytest.raises(LeaseLost):
         feed.catch_up(version, store)
     assert len(stored(version)) == 2
-    assert repairing.repair_shared_store(version) == 1
+    assert repair.repair_shared_store(version) == 1
     assert stored(version) == table(version)
 
 
@@ -271,7 +272,7 @@ def test_paused_feeder_that_empties_a_store_filled_since__is_noticed_by_the_next
 
 def test_rows_of_a_worker_killed_before_it_fed_them__are_fed_by_the_sweep(version: IndexVersion) -> None:
     write(version, "1", "2")
-    sweeping.sweep()
+    sweep.sweep()
     assert stored(version) == table(version)
 
 
@@ -303,25 +304,25 @@ def test_store_restored_from_an_old_snapshot__is_fed_from_there(version: IndexVe
 def test_store_that_lost_points_but_not_its_position__is_filled_by_the_sweep_in_slices(
     version: IndexVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(repairing, "SLICE", 3)
+    monkeypatch.setattr(repair, "SLICE", 3)
     write(version, *(str(number) for number in range(20)))
     feed_now(version)
     components.store_for(version).delete(sorted(table(version))[2:15])
     assert feed_now(version) == 0
-    assert repairing.repair_shared_store(version) == 13
+    assert repair.repair_shared_store(version) == 13
     assert stored(version) == table(version)
-    assert repairing.repair_shared_store(version) == 0
+    assert repair.repair_shared_store(version) == 0
 
 
 def test_comparison__goes_on_where_the_last_sweep_ended(version: IndexVersion, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repairing, "SLICE", 4)
-    monkeypatch.setattr(repairing, "COMPARE_SECONDS", 0)
+    monkeypatch.setattr(repair, "SLICE", 4)
+    monkeypatch.setattr(repair, "COMPARE_SECONDS", 0)
     write(version, *(str(number) for number in range(10)))
     feed_now(version)
     last = max(stored(version))
     row = Embedding.objects.get(pk=last)
     Embedding.objects.filter(pk=last).update(seq=0)  # the store holds a newer one: of another history
-    assert [repairing.repair_shared_store(version) for _ in range(4)] == [0, 0, 1, 0]
+    assert [repair.repair_shared_store(version) for _ in range(4)] == [0, 0, 1, 0]
     assert stored(version) == table(version)
     assert row.seq != stored(version)[last]
 
@@ -330,8 +331,8 @@ def test_comparison__leaves_rows_that_were_not_fed_yet_to_the_feed(version: Inde
     write(version, "1", "2")
     feed_now(version)
     write(version, "1", "3")
-    assert repairing.repair_slice(version, store, None, through=2)[0] == 0
-    assert repairing.repair_shared_store(version) == 0
+    assert repair.repair_slice(version, store, None, through=2)[0] == 0
+    assert repair.repair_shared_store(version) == 0
     assert feed_now(version) == 2
     assert stored(version) == table(version)
 
@@ -416,7 +417,8 @@ FEEDER = """
     from django.test.utils import override_settings
     from qdrant_client import QdrantClient
     from tests.test_shared_feed import DIM, table, write
-    from visual_search import components, feed, leases, repairing
+    from visual_search import components
+    from visual_search.index import feed, leases, repair
     from visual_search.models import FeedLease, IndexVersion
     from visual_search.stores.qdrant import QdrantStore
 
@@ -447,7 +449,7 @@ KILLED = """
 NEXT = """
     assert FeedLease.objects.get().token is not None
     assert len(dict(store.scroll())) == 30 and store.position().seq == 20
-    print(feed.catch_up(version, store, wait_seconds=20), repairing.repair_shared_store(version))
+    print(feed.catch_up(version, store, wait_seconds=20), repair.repair_shared_store(version))
     assert dict(store.scroll()) == table(version) and len(table(version)) == 35
 """
 
@@ -463,7 +465,7 @@ TAKES_OVER = """
 """
 AFTERWARDS = """
     assert store.position().seq == 39 and feed.catch_up(version, store) == 0
-    repairing.repair_shared_store(version)
+    repair.repair_shared_store(version)
     assert dict(store.scroll()) == table(version) and len(table(version)) == 34
 """
 

@@ -18,8 +18,8 @@ from django.core.management import CommandError, call_command
 from torch.nn import functional
 
 from visual_search.exceptions import ConfigurationError
-from visual_search.starter import build as build_module
-from visual_search.starter.build import build, is_complete
+from visual_search.vision.starter import build as build_module
+from visual_search.vision.starter.build import build, is_complete
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -29,7 +29,7 @@ def sha256(path: Path) -> str:
 
 
 def test_build__twice_writes_the_same_weights_and_fingerprint(starter_folder: Path, tmp_path: Path) -> None:
-    from visual_search.encoders import TransformersEncoder
+    from visual_search.vision.encoder import TransformersEncoder
 
     output = io.StringIO()
     threads = torch.get_num_threads()
@@ -77,7 +77,7 @@ def test_build__other_files_are_never_replaced(tmp_path: Path, name: str, force:
 
 def test_build__killed_leaves_no_half_checkpoint(tmp_path: Path) -> None:
     folder = tmp_path / "starter"
-    code = "import sys; from visual_search.starter.build import build; build(sys.argv[1])"
+    code = "import sys; from visual_search.vision.starter.build import build; build(sys.argv[1])"
     with subprocess.Popen([sys.executable, "-c", code, str(folder)], cwd=ROOT) as process:
         deadline = time.monotonic() + 60
         while not list(tmp_path.glob(".starter.*/*")) and time.monotonic() < deadline:
@@ -113,7 +113,7 @@ def test_imagenet_names__one_a_class() -> None:
 
 
 def test_fold_batch_norm__computes_what_the_published_layers_do() -> None:
-    from visual_search.starter.efficientnet_lite import EfficientNetLite0, fold_batch_norm
+    from visual_search.vision.starter.efficientnet_lite import EfficientNetLite0, fold_batch_norm
 
     published = build_module._load_vision_weights()
     tower = EfficientNetLite0().eval()
@@ -127,7 +127,7 @@ def test_fold_batch_norm__computes_what_the_published_layers_do() -> None:
 
 
 def test_model__scores_images_against_texts_as_clip_does(starter_folder: Path) -> None:
-    from visual_search.checkpoints import load_checkpoint
+    from visual_search.vision.checkpoints import load_checkpoint
 
     checkpoint = load_checkpoint(starter_folder)
     inputs = checkpoint.text_inputs(["a red shoe", "a bag"])

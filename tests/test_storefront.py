@@ -16,12 +16,12 @@ from django.test import Client, RequestFactory
 
 from example_shop.models import Product
 from tests.drawings import photo_bytes
-from visual_search import messages
-from visual_search import search as search_module
 from visual_search.components import store_for
 from visual_search.exceptions import ConfigurationError
-from visual_search.storefront import CHOICES_SHOWN
-from visual_search.versions import get_active
+from visual_search.index.versions import get_active
+from visual_search.search import results as search_module
+from visual_search.storefront.state import CHOICES_SHOWN
+from visual_search.web import messages
 
 pytestmark = pytest.mark.django_db
 

@@ -14,7 +14,6 @@ from torch.nn import functional
 
 from tests.drawings import photo_bytes
 from tests.tiny_checkpoints import tiny_clip, tiny_siglip, tiny_siglip2
-from visual_search.checkpoints import load_checkpoint
 from visual_search.exceptions import ConfigurationError, TrainingFailed
 from visual_search.training.batches import Batches, Example
 from visual_search.training.comparison import (
@@ -33,6 +32,7 @@ from visual_search.training.memory import MemoryPlan, bytes_per_image, plan_memo
 from visual_search.training.splits import ProductSplit, split_products
 from visual_search.training.trainer import Recipe, Trainer, check_recipe
 from visual_search.training.weights import choose_weights, find_blocks
+from visual_search.vision.checkpoints import load_checkpoint
 
 TINY = {"clip": tiny_clip, "siglip": tiny_siglip, "siglip2": tiny_siglip2}
 CAPTIONS = {"1": "a red shoe", "2": "a green bag", "3": "a red bag"}

@@ -64,7 +64,7 @@ def search_until_stopped(folder: Path) -> None:
 def save_until_stopped(folder: Path) -> None:
     """Change the shop in every way that it can change, and keep the backlog large."""
     from example_shop.models import Brand, Product, ProductImage
-    from visual_search.marks import mark_dirty
+    from visual_search.index.marks import mark_dirty
     from visual_search.models import IndexMark
 
     dice = random.Random(5)

@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from visual_search.catalog import get_catalog
-from visual_search.marks import mark_dirty
+from visual_search.index.marks import mark_dirty
 from visual_search.models import IndexEntry, IndexMark, IndexVersion
 
 if TYPE_CHECKING:

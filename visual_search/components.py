@@ -15,14 +15,14 @@ from visual_search.catalog import get_catalog
 from visual_search.conf import SETTING, get_settings
 from visual_search.exceptions import Busy, ConfigurationError, IndexOutdated
 from visual_search.models import IndexVersion
-from visual_search.preparation import embed_prepared, identity, parse_identity, prepare
+from visual_search.vision.preparation import embed_prepared, identity, parse_identity, prepare
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from visual_search.background import BackgroundRemover
-    from visual_search.encoders import FloatArray, TransformersEncoder
     from visual_search.stores.base import VectorStore
+    from visual_search.vision.background import BackgroundRemover
+    from visual_search.vision.encoder import FloatArray, TransformersEncoder
 
 _lock = threading.RLock()
 _encoders: dict[tuple[object, ...], TransformersEncoder] = {}
@@ -33,7 +33,7 @@ _slots: dict[tuple[int, int], threading.BoundedSemaphore] = {}
 
 def get_encoder(checkpoint: str) -> TransformersEncoder:
     """Return this process's encoder for a checkpoint. Nothing is loaded before its first use."""
-    from visual_search.encoders import TransformersEncoder
+    from visual_search.vision.encoder import TransformersEncoder
 
     settings = get_settings()
     with _lock:
@@ -46,7 +46,7 @@ def get_encoder(checkpoint: str) -> TransformersEncoder:
 
 def get_remover(model: str | None = None) -> BackgroundRemover:
     """Return this process's background remover, of BACKGROUND_MODEL unless named. Loads nothing before its use."""
-    from visual_search.background import BackgroundRemover
+    from visual_search.vision.background import BackgroundRemover
 
     settings = get_settings()
     name = model or settings.BACKGROUND_MODEL

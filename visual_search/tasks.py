@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from visual_search import indexing, queue, sharing, sweeping
+from visual_search.index import drain as drains
+from visual_search.index import queue, sharing
+from visual_search.index import sweep as sweeps
 
 
 def drain() -> dict[str, int]:
@@ -12,7 +14,7 @@ def drain() -> dict[str, int]:
     """
     queue.drain_started()
     try:
-        report = indexing.drain(progress=sharing.share_backlog())
+        report = drains.drain(progress=sharing.share_backlog())
     except Exception as error:
         queue.drain_ended(f"{type(error).__name__}: {error}")
         raise
@@ -24,7 +26,7 @@ def drain() -> dict[str, int]:
 
 def sweep() -> dict[str, int]:
     """Find what no signal told, and ask for a drain if anything waits."""
-    report = sweeping.sweep()
+    report = sweeps.sweep()
     if report.pop("waiting"):
         queue.enqueue_drain()
     return report

@@ -6,7 +6,11 @@ from contextlib import ContextDecorator, ExitStack
 from types import TracebackType
 from typing import Self
 
-from visual_search import components, indexing, queue, serving, sweeping, tasks
+from visual_search import components, tasks
+from visual_search.index import queue
+from visual_search.index.drain import DrainReport, drain
+from visual_search.index.sweep import sweep
+from visual_search.search import serving
 
 
 class IndexNow(ContextDecorator):
@@ -34,13 +38,13 @@ class IndexNow(ContextDecorator):
     ) -> None:
         self._stack.close()
 
-    def drain(self) -> indexing.DrainReport:
+    def drain(self) -> DrainReport:
         """Index everything that is dirty and return what was done."""
         queue.drain_started()
-        return indexing.drain(seconds=float("inf"))
+        return drain(seconds=float("inf"))
 
     def sweep(self) -> dict[str, int]:
         """Run the minute's sweep now, then drain what it found."""
-        report = sweeping.sweep()
+        report = sweep()
         tasks.drain()
         return report

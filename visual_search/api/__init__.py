@@ -1,0 +1,1 @@
+"""The REST API. Knows nothing of the storefront."""

@@ -15,8 +15,9 @@ from visual_search.catalog import CatalogImage, get_catalog
 from visual_search.conf import get_settings
 from visual_search.exceptions import InvalidQuery, PhotoRejected
 from visual_search.filters import parse_filters
-from visual_search.photos import Photo, find_photo, parse_crop, read_photo
-from visual_search.search import ProductHit, SearchQuery, SearchResults
+from visual_search.search.photos import Photo, find_photo, parse_crop, read_photo
+from visual_search.search.query import SearchQuery
+from visual_search.search.results import ProductHit, SearchResults
 
 IGNORED = {"csrfmiddlewaretoken", "format"}  # sent by forms and by DRF's own pages
 

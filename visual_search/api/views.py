@@ -27,10 +27,11 @@ from visual_search.api.serializers import (
 from visual_search.catalog import get_catalog
 from visual_search.conf import get_settings
 from visual_search.exceptions import BadRequest, InvalidQuery, PhotoRejected, Unavailable, VisualSearchError
-from visual_search.facets import count_facets
 from visual_search.filters import parse_filters
-from visual_search.query import Timer
-from visual_search.search import SIMILAR_LIMIT, keep_photo, read_photo, search, why_not_ready
+from visual_search.search.facets import count_facets
+from visual_search.search.photos import keep_photo, read_photo
+from visual_search.search.query import Timer
+from visual_search.search.results import SIMILAR_LIMIT, search, why_not_ready
 
 logger = logging.getLogger(__name__)
 

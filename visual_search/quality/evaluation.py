@@ -6,15 +6,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from visual_search import building, feed, serving, versions
 from visual_search.catalog import get_catalog
 from visual_search.components import encoder_for, get_remover, store_for
 from visual_search.conf import get_settings
 from visual_search.exceptions import BadRequest, IndexEmpty, InvalidLabels
 from visual_search.filters import Keyword
+from visual_search.index import building, feed, versions
 from visual_search.models import IndexEntry, IndexVersion
 from visual_search.quality.labelled import Labelled, LabelledQuery
-from visual_search.search import ProductHit, SearchQuery, read_photo, search, slices, visible_products
+from visual_search.search import serving
+from visual_search.search.photos import read_photo
+from visual_search.search.query import SearchQuery
+from visual_search.search.results import ProductHit, search, slices, visible_products
 from visual_search.stores.base import as_shared
 
 if TYPE_CHECKING:

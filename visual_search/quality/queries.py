@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 from visual_search.catalog import CatalogImage, get_catalog
 from visual_search.conf import get_settings
 from visual_search.exceptions import InvalidLabels, VisualSearchError
-from visual_search.images import content_digest, encode_jpeg, open_product_image
+from visual_search.index.relations import in_slices
 from visual_search.quality.evaluation import products_of
-from visual_search.relations import in_slices
+from visual_search.vision.images import content_digest, encode_jpeg, open_product_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from visual_search.catalog import CatalogImage, get_catalog
 from visual_search.conf import get_settings
 from visual_search.exceptions import VisualSearchError
-from visual_search.images import encode_jpeg, open_product_image
 from visual_search.quality.evaluation import Found, Outcome, products_of
-from visual_search.search import read_photo
+from visual_search.search.photos import read_photo
+from visual_search.vision.images import encode_jpeg, open_product_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image

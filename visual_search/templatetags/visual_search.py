@@ -9,14 +9,14 @@ from django import template
 from django.http import HttpRequest, QueryDict
 from django.template import Context
 
-from visual_search import messages
 from visual_search.catalog import get_catalog
 from visual_search.conf import get_settings
 from visual_search.exceptions import VisualSearchError
 from visual_search.filters import parameter_names
-from visual_search.search import SIMILAR_LIMIT
-from visual_search.search import similar_products as find_similar
-from visual_search.storefront import Storefront, address_of, card, page_address, text_of
+from visual_search.search.results import SIMILAR_LIMIT
+from visual_search.search.results import similar_products as find_similar
+from visual_search.storefront.state import Storefront, address_of, card, page_address, text_of
+from visual_search.web import messages
 
 logger = logging.getLogger(__name__)
 

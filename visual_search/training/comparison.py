@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from visual_search.encoders import FloatArray
     from visual_search.training.batches import Example
     from visual_search.training.splits import ProductSplit
     from visual_search.training.trainer import Trainer
+    from visual_search.vision.encoder import FloatArray
 
     Ranks = NDArray[np.int64]
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from visual_search.exceptions import ConfigurationError
-from visual_search.images import encode_jpeg
 from visual_search.quality.variants import phone_like
 from visual_search.training.batches import Batches, Example
 from visual_search.training.comparison import Change, Question, ask_all, compare, make_questions, rates_of
@@ -20,9 +19,10 @@ from visual_search.training.data import TrainingData, usable_captions
 from visual_search.training.output import load_state, save_state
 from visual_search.training.splits import ProductSplit
 from visual_search.training.trainer import Recipe, Trainer
+from visual_search.vision.images import encode_jpeg
 
 if TYPE_CHECKING:
-    from visual_search.checkpoints import Checkpoint
+    from visual_search.vision.checkpoints import Checkpoint
 
 STOPPING = "stopping"  # the question that says when to stop
 STAND_IN_SEED = 1_000_003  # no epoch has this number, so none learns from the very variants that are asked with

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from visual_search.exceptions import CheckpointMissing, ConfigurationError
 
 if TYPE_CHECKING:
-    from visual_search.checkpoints import Checkpoint
+    from visual_search.vision.checkpoints import Checkpoint
 
 REPORT = "fine_tuning.json"  # what a folder that we wrote is known by
 
@@ -79,7 +79,7 @@ def write_checkpoint(checkpoint: Checkpoint, folder: Path, report: dict[str, Any
 
     It is written beside `folder`, loaded again and compared, and takes its name as the last step.
     """
-    from visual_search.checkpoints import load_checkpoint, quiet_transformers
+    from visual_search.vision.checkpoints import load_checkpoint, quiet_transformers
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.writing")

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from visual_search.checkpoints import Checkpoint
-    from visual_search.encoders import FloatArray
     from visual_search.training.batches import Batch, Example
+    from visual_search.vision.checkpoints import Checkpoint
+    from visual_search.vision.encoder import FloatArray
 
 WARM_UP_STEPS = 10
 GPU_SHARE = 0.9  # of what is free on it

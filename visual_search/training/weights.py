@@ -12,7 +12,7 @@ from visual_search.exceptions import ConfigurationError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from visual_search.checkpoints import Checkpoint
+    from visual_search.vision.checkpoints import Checkpoint
 
 UPPER_SHARE = 0.5  # of the blocks; the lower ones see edges and textures, which are the same in every shop
 

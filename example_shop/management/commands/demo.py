@@ -23,9 +23,8 @@ from django.core.management.base import BaseCommand, CommandError
 from PIL import Image
 
 from example_shop.models import Product
-from visual_search.models import IndexMark
+from visual_search.index import read_status
 from visual_search.quality.variants import phone_like
-from visual_search.status import read_status
 
 QUERY_PRODUCT = "Camera"  # part of a name; any product will do where none is called so
 QUERY_TEXT = "something to sit on"
@@ -60,7 +59,7 @@ class Command(BaseCommand):
             call_command("load_catalog", options["source"])
         with self.worker():
             self.say("3. Indexing, by the queue worker")
-            started, waiting = time.perf_counter(), IndexMark.objects.exists()
+            started, waiting = time.perf_counter(), read_status().marks
             call_command("reindex_products", "--missing", "--wait")
             if waiting:
                 self.stdout.write(f"{read_status().indexed} images in {time.perf_counter() - started:.1f} s")

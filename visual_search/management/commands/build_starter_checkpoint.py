@@ -9,7 +9,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from visual_search.exceptions import ConfigurationError
-from visual_search.starter.build import build, is_complete
+from visual_search.vision.starter.build import build, is_complete
 
 
 class Command(BaseCommand):

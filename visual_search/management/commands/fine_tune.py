@@ -12,10 +12,10 @@ from django.core.management.base import CommandError
 from visual_search.catalog import get_catalog
 from visual_search.conf import get_settings
 from visual_search.exceptions import ConfigurationError
+from visual_search.index.versions import find_active
 from visual_search.management.base import IndexCommand
 from visual_search.management.progress import Progress
 from visual_search.models import IndexVersion
-from visual_search.versions import find_active
 
 PROBLEMS_SHOWN = 20
 
@@ -96,12 +96,12 @@ class Command(IndexCommand):
 
     def make_job(self, folder: Path, options: dict[str, Any]) -> Any:
         """Read what is learned from, divide it, and say what that is."""
-        from visual_search.checkpoints import load_checkpoint
         from visual_search.quality.labelled import read_labelled
         from visual_search.training.data import gather
         from visual_search.training.fine_tuning import Job
         from visual_search.training.splits import split_products
         from visual_search.training.trainer import WITHOUT_PHOTOS, Recipe, check_recipe
+        from visual_search.vision.checkpoints import load_checkpoint
 
         recipe = replace(
             Recipe() if options["photos"] else WITHOUT_PHOTOS,

@@ -6,9 +6,9 @@ import argparse
 import json
 from typing import Any
 
+from visual_search.index.queue import worker_command
+from visual_search.index.status import IndexStatus, duration, failures, read_status
 from visual_search.management.base import IndexCommand
-from visual_search.queue import worker_command
-from visual_search.status import IndexStatus, duration, failures, read_status
 
 LATE_SECONDS = 120  # it sweeps each minute
 

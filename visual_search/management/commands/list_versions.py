@@ -8,9 +8,9 @@ from typing import Any
 
 from django.db.models import Count, Q
 
+from visual_search.index.versions import all_versions
 from visual_search.management.base import IndexCommand
 from visual_search.models import IndexEntry
-from visual_search.versions import all_versions
 
 State = IndexEntry.State
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from visual_search import building
+from visual_search.index import building
 from visual_search.management.base import IndexCommand
 
 

@@ -10,14 +10,14 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError
 
-from visual_search import claims, indexing, queue, status, versions
 from visual_search.catalog import get_catalog
+from visual_search.index import claims, drain, queue, status, versions
+from visual_search.index.marks import mark_keys
+from visual_search.index.relations import in_slices
+from visual_search.index.sweep import differing_products, orphaned_entries
 from visual_search.management.base import IndexCommand
 from visual_search.management.progress import Progress
-from visual_search.marks import mark_keys
 from visual_search.models import IndexEntry, IndexMark
-from visual_search.relations import in_slices
-from visual_search.sweeping import differing_products, orphaned_entries
 
 POLL_SECONDS = 0.5
 STALLED_SECONDS = 15  # a drain was asked for and nobody took it: no worker is running
@@ -95,7 +95,7 @@ class Command(IndexCommand):
     def index_here(self) -> None:
         total = self.waiting()
         with Progress(total, "Indexing") as bar:
-            indexing.drain(seconds=float("inf"), progress=lambda result: bar.advance())
+            drain.drain(seconds=float("inf"), progress=lambda result: bar.advance())
 
     def wait_for_worker(self) -> None:
         left = total = self.waiting()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from visual_search.index.versions import reset_feed
 from visual_search.management.base import IndexCommand
-from visual_search.versions import reset_feed
 
 
 class Command(IndexCommand):

@@ -9,9 +9,9 @@ from django.core.management.base import CommandError
 
 from visual_search.catalog import get_catalog
 from visual_search.conf import get_settings
+from visual_search.index.marks import mark_dirty
+from visual_search.index.versions import reset_index
 from visual_search.management.base import IndexCommand
-from visual_search.marks import mark_dirty
-from visual_search.versions import reset_index
 
 
 class Command(IndexCommand):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from visual_search import building
+from visual_search.index import building
 from visual_search.management.base import IndexCommand
 from visual_search.management.progress import Progress
 

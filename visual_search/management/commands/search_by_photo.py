@@ -12,11 +12,11 @@ from django.core.management.base import CommandError
 from visual_search.catalog import get_catalog
 from visual_search.exceptions import ConfigurationError
 from visual_search.filters import Number, parameter_names, parse_filters
-from visual_search.images import MIN_SIDE_PX
 from visual_search.management.base import IndexCommand
-from visual_search.photos import parse_crop
-from visual_search.query import checked
-from visual_search.search import SearchQuery, SearchResults, read_photo, search, warm_up
+from visual_search.search.photos import parse_crop, read_photo
+from visual_search.search.query import SearchQuery, checked
+from visual_search.search.results import SearchResults, search, warm_up
+from visual_search.vision.images import MIN_SIDE_PX
 
 
 class Command(IndexCommand):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from visual_search import building, versions
+from visual_search.index import building, versions
 from visual_search.management.base import IndexCommand
 from visual_search.management.progress import Progress
 

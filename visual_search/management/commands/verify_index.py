@@ -8,8 +8,8 @@ import sys
 from collections import Counter
 from typing import Any
 
+from visual_search.index.verify import Verification, verify
 from visual_search.management.base import IndexCommand
-from visual_search.verifying import Verification, verify
 
 SHOWN = 50  # differences printed; --json has them all
 

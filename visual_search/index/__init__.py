@@ -1,0 +1,6 @@
+"""From a change in the shop to points in a store: marks, drain, feed, versions, verification."""
+
+from visual_search.index.marks import mark_dirty
+from visual_search.index.status import IndexStatus, read_status
+
+__all__ = ["IndexStatus", "mark_dirty", "read_status"]

@@ -1,0 +1,355 @@
+"""The short transactions around the work: claim dirty products, renew, release, finish.
+
+None of them does I/O besides its own statements, and none is open while an image is read or embedded.
+"""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.db import connections, transaction
+from django.db.models import Exists, F, OuterRef, Q, QuerySet
+from django.db.models.functions import Now
+
+from visual_search.catalog import get_catalog
+from visual_search.conf import get_settings
+from visual_search.exceptions import VersionSuperseded
+from visual_search.index import relations
+from visual_search.models import Embedding, FeedState, IndexEntry, IndexMark, IndexVersion, first_row, product_label
+
+MARKS_PER_CLAIM = 5_000  # more marks of the same products are left to the next claim
+MAX_BACKOFF_SECONDS = 3600  # between attempts at something that may pass by itself
+WINDOW = 4  # marks looked at for each product wanted; one product may have several
+
+State = IndexEntry.State
+
+
+@dataclass(slots=True)
+class ClaimedProduct:
+    """A dirty product that this process alone may index for now."""
+
+    key: str
+    attempts: int
+    is_forced: bool
+    mark_ids: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Claim:
+    """is_build: for a version that is not active; no marks belong to it."""
+
+    version: IndexVersion
+    token: uuid.UUID
+    products: dict[str, ClaimedProduct]
+    is_build: bool = False
+
+
+@dataclass(slots=True)
+class Result:
+    """What became of one product.
+
+    rows: embeddings to write; their seq is given by `finish`. is_transient: the trouble may pass by itself (the
+    storage, the encoder, the shop's code), so it is tried again for as long as it lasts.
+    """
+
+    key: str
+    state: str
+    content_digest: str = ""
+    errors: list[str] = field(default_factory=list)
+    rows: list[Embedding] = field(default_factory=list)
+    is_transient: bool = False
+    may_retry: bool = True
+
+
+def expand_related_marks(database: str) -> int:
+    """Turn marks of related rows (a brand, a category) into marks of their products. Return how many."""
+    label = product_label(get_catalog().model)
+    expanded = 0
+    marks = IndexMark.objects.using(database)
+    while page := list(marks.exclude(model_label=label).order_by("pk")[:100]):
+        keys: dict[str, list[str]] = defaultdict(list)
+        for mark in page:
+            keys[mark.model_label].append(mark.key)
+        for related_label, related_keys in keys.items():
+            products = relations.affected_products(related_label, list(dict.fromkeys(related_keys)), database=database)
+            for some in relations.in_slices(products):
+                marks.bulk_create([IndexMark(model_label=label, key=key) for key in some])
+                expanded += len(some)
+        # Last: a worker that is killed before leaves the marks, and expanding them twice does no harm.
+        marks.filter(pk__in=[mark.pk for mark in page]).delete()
+    return expanded
+
+
+def claim(version: IndexVersion, *, limit: int) -> Claim | None:
+    """Take up to `limit` dirty products that nobody else works on; None if there are none.
+
+    A product whose last worker died comes alone, after the others, so that it cannot sink them again; after
+    MAX_ATTEMPTS deaths it is given up as failed.
+    """
+    return _claim(version, limit, _free_dirty_entries)
+
+
+def claim_pending(version: IndexVersion, *, limit: int) -> Claim | None:
+    """Take products that a version which is not active has still to catch up with; otherwise as `claim`."""
+    return _claim(version, limit, _free_pending_entries)
+
+
+def _claim(
+    version: IndexVersion, limit: int, find_free: Callable[[IndexVersion, str, int], list[IndexEntry]]
+) -> Claim | None:
+    database = version._state.db or get_catalog().database
+    token = uuid.uuid4()
+    is_build = find_free is _free_pending_entries
+    while True:
+        with transaction.atomic(using=database):
+            entries = find_free(version, database, limit)
+            if not entries:
+                return None
+            dead = [entry for entry in entries if entry.claim_token is not None]
+            hopeless = [entry for entry in dead if entry.attempts >= get_settings().MAX_ATTEMPTS]
+            if hopeless:
+                _give_up(hopeless, database)
+                continue
+            chosen = [entry for entry in entries if entry.claim_token is None] or dead[:1]
+            return Claim(version, token, _take(chosen, token, database, is_build=is_build), is_build)
+
+
+def _free_dirty_entries(version: IndexVersion, database: str, limit: int) -> list[IndexEntry]:
+    """Return locked entries of products that have marks and no living lease, the oldest marks first."""
+    entries = IndexEntry.objects.using(database).filter(version=version)
+    leased = entries.filter(key=OuterRef("key"), lease_until__gt=Now())
+    marks = IndexMark.objects.using(database).filter(model_label=product_label(get_catalog().model))
+    keys = list(
+        dict.fromkeys(marks.filter(~Exists(leased)).order_by("pk").values_list("key", flat=True)[: limit * WINDOW])
+    )
+    if not keys:
+        return []
+    known = set(entries.filter(key__in=keys).values_list("key", flat=True))
+    missing = [IndexEntry(version=version, key=key) for key in sorted(keys) if key not in known]
+    entries.bulk_create(missing, ignore_conflicts=True)
+    place = {key: at for at, key in enumerate(keys)}
+    return sorted(_lock_free(entries.filter(key__in=keys), database, limit), key=lambda entry: place[entry.key])
+
+
+def _free_pending_entries(version: IndexVersion, database: str, limit: int) -> list[IndexEntry]:
+    """Return locked pending entries that have no living lease."""
+    pending = IndexEntry.objects.using(database).filter(version=version, state=State.PENDING)
+    return list(_lock_free(pending, database, limit))
+
+
+def _lock_free(entries: QuerySet[IndexEntry], database: str, limit: int) -> QuerySet[IndexEntry]:
+    """Return those without a living lease, locked where the database can skip what others have locked.
+
+    Those whose worker died come last, however many there are. No more are locked than are wanted: another worker
+    skips what is locked and would find nothing. It never waits, so the order of locks does not matter.
+    """
+    free = entries.filter(Q(lease_until=None) | Q(lease_until__lte=Now()))
+    if connections[database].features.has_select_for_update_skip_locked:
+        free = free.select_for_update(skip_locked=True)
+    return free.order_by(F("claim_token").asc(nulls_first=True), "key")[:limit]
+
+
+def _take(chosen: list[IndexEntry], token: uuid.UUID, database: str, *, is_build: bool) -> dict[str, ClaimedProduct]:
+    label = product_label(get_catalog().model)
+    keys = [] if is_build else [entry.key for entry in chosen]  # a build leaves the marks to the drain
+    marks = IndexMark.objects.using(database).filter(model_label=label, key__in=keys).order_by("pk")
+    ids: dict[str, list[int]] = defaultdict(list)
+    kinds: dict[str, set[str]] = defaultdict(set)
+    for pk, key, kind in marks.values_list("pk", "key", "kind")[:MARKS_PER_CLAIM]:
+        ids[key].append(pk)
+        kinds[key].add(kind)
+    by_attempts: dict[int, list[IndexEntry]] = defaultdict(list)
+    for entry in chosen:
+        # Counted before the work: a worker that is killed must still cost an attempt. A new change starts at 1.
+        goes_on = entry.claim_token is not None or kinds[entry.key] == {IndexMark.Kind.RETRY}
+        by_attempts[entry.attempts + 1 if goes_on else 1].append(entry)
+    newest = max((pk for some in ids.values() for pk in some), default=0)
+    for attempts, group in by_attempts.items():
+        IndexEntry.objects.using(database).filter(pk__in=[entry.pk for entry in group]).update(
+            claim_token=token,
+            lease_until=_lease_end(),
+            claimed_through=newest,
+            attempts=attempts,
+            next_attempt_at=None,
+            error="",
+        )
+    return {
+        entry.key: ClaimedProduct(entry.key, attempts, IndexMark.Kind.FORCED in kinds[entry.key], ids[entry.key])
+        for attempts, group in by_attempts.items()
+        for entry in group
+    }
+
+
+def _give_up(entries: list[IndexEntry], database: str) -> None:
+    """Mark as failed what killed its workers; a change that came after the last claim is still worth a try."""
+    marks = IndexMark.objects.using(database).filter(model_label=product_label(get_catalog().model))
+    for entry in entries:
+        marks.filter(key=entry.key, pk__lte=entry.claimed_through).delete()
+        reason = entry.error or "The worker ended without a word"
+        IndexEntry.objects.using(database).filter(pk=entry.pk).update(
+            state=State.FAILED,
+            # Without a digest the sweep passes over it, or it would kill a worker each minute for ever.
+            content_digest="",
+            error=f"{reason} ({entry.attempts} times while it embedded this product).",
+            claim_token=None,
+            lease_until=None,
+            attempts=0,
+            next_attempt_at=None,
+        )
+
+
+def renew(claim: Claim, database: str) -> None:
+    """Keep the lease alive; called before each batch."""
+    update_in_order(_held(claim, database), lease_until=_lease_end())
+
+
+def release(claim: Claim, database: str) -> None:
+    """Give unfinished products back without costing them an attempt: the trouble was not theirs."""
+    counted = _held(claim, database).filter(attempts__gt=0)
+    update_in_order(counted, claim_token=None, lease_until=None, attempts=F("attempts") - 1)
+
+
+def abandon(claim: Claim, database: str, *, error: str) -> None:
+    """Let the lease end now, as if the worker had died: each product is tried alone next time."""
+    update_in_order(_held(claim, database), lease_until=Now(), error=_text(error))
+
+
+def update_in_order(entries: QuerySet[IndexEntry], **values: Any) -> None:
+    """Update entries, locked in the order in which everybody locks them: an UPDATE alone takes them as they come."""
+    with transaction.atomic(using=entries.db):
+        locked = entries.order_by("key", "version_id").select_for_update()
+        IndexEntry.objects.using(entries.db).filter(pk__in=list(locked.values_list("pk", flat=True))).update(**values)
+
+
+def _held(claim: Claim, database: str) -> QuerySet[IndexEntry]:
+    return IndexEntry.objects.using(database).filter(version=claim.version, claim_token=claim.token)
+
+
+def finish(claim: Claim, results: Iterable[Result], *, database: str) -> list[Result]:
+    """Commit results in one short transaction and return those that were still ours.
+
+    A product whose lease was lost is left to its new owner: nothing of it is written and its marks stay. What a drain
+    finishes, the versions that are not active have still to catch up with: their entries become pending.
+    Raises VersionSuperseded, with nothing written, if the version of a drain is not the active one any more.
+    """
+    wanted = {result.key: result for result in results}
+    with transaction.atomic(using=database):
+        others = [] if claim.is_build else _other_versions(claim.version, database)
+        entries = _lock_held(claim, others, list(wanted), database)
+        ours = [wanted[entry.key] for entry in entries]
+        mark_ids = [pk for result in ours for pk in claim.products[result.key].mark_ids]
+        for some in _slices(mark_ids, 1000):
+            IndexMark.objects.using(database).filter(pk__in=some).delete()
+        for entry in entries:
+            _write_result(entry, wanted[entry.key])
+        # One INSERT … ON CONFLICT: bulk_update's CASE expressions took Django ten times as long, under the lock.
+        IndexEntry.objects.using(database).bulk_create(
+            entries, update_conflicts=True, unique_fields=["id"], update_fields=_ENTRY_FIELDS
+        )
+        _set_pending(others, [result.key for result in ours], database)
+        _write_rows([row for result in ours for row in result.rows], database)
+        # Under the lock that a prune and a switch take too: either they see the entries that we made pending, or we
+        # see what they did.
+        _leave_pruned(others, database)
+        if not claim.is_build and not _is_active(claim.version, database):
+            raise VersionSuperseded(f"Version {claim.version.pk} is not the active one any more.")
+    return ours
+
+
+def _other_versions(version: IndexVersion, database: str) -> list[IndexVersion]:
+    return list(IndexVersion.objects.using(database).exclude(pk=version.pk).order_by("pk"))
+
+
+def _lock_held(claim: Claim, others: list[IndexVersion], keys: list[str], database: str) -> list[IndexEntry]:
+    """Return the entries that are still the claim's, locked, and with them those of the same products in `others`.
+
+    In one statement and one order: around a switch, drains of two versions finish the same products, and each writes
+    the other's entries too.
+    """
+    versions = [claim.version, *others]
+    locked = IndexEntry.objects.using(database).filter(version__in=versions, key__in=keys)
+    locked = locked.order_by("key", "version_id").select_for_update()
+    return [entry for entry in locked if entry.version_id == claim.version.pk and entry.claim_token == claim.token]
+
+
+def _set_pending(versions: list[IndexVersion], keys: list[str], database: str) -> None:
+    """Have these versions catch up with these products; a build's claim on them ends."""
+    entries = [IndexEntry(version=version, key=key) for key in sorted(keys) for version in versions]
+    IndexEntry.objects.using(database).bulk_create(
+        entries,
+        update_conflicts=True,
+        unique_fields=["version", "key"],
+        update_fields=["state", "claim_token", "lease_until", "attempts", "next_attempt_at"],
+    )
+
+
+def _leave_pruned(versions: list[IndexVersion], database: str) -> None:
+    """Take back the entries of versions that were deleted meanwhile."""
+    known = set(IndexVersion.objects.using(database).values_list("pk", flat=True)) if versions else set()
+    if gone := [version.pk for version in versions if version.pk not in known]:
+        IndexEntry.objects.using(database).filter(version__in=gone).delete()
+
+
+def _is_active(version: IndexVersion, database: str) -> bool:
+    versions = IndexVersion.objects.using(database)
+    return versions.filter(pk=version.pk, state=IndexVersion.State.ACTIVE).exists()
+
+
+_ENTRY_FIELDS = [
+    "state", "content_digest", "error", "indexed_at", "claim_token", "lease_until", "attempts", "next_attempt_at",
+]  # fmt: skip
+
+
+def _write_result(entry: IndexEntry, result: Result) -> None:
+    settings = get_settings()
+    entry.state, entry.content_digest, entry.error = result.state, result.content_digest, _text(*result.errors)
+    entry.claim_token = entry.lease_until = entry.next_attempt_at = None
+    if result.state in (State.INDEXED, State.PARTIAL):
+        entry.indexed_at = Now()  # the database's clock, as for leases
+    may_retry = result.may_retry and (result.is_transient or entry.attempts < settings.MAX_ATTEMPTS)
+    if result.errors and may_retry:
+        wait = min(settings.BACKOFF_SECONDS * 4 ** min(entry.attempts - 1, 10), MAX_BACKOFF_SECONDS)
+        entry.next_attempt_at = Now() + datetime.timedelta(seconds=wait)
+    elif not result.errors:
+        entry.attempts = 0
+
+
+def _text(*lines: str) -> str:
+    return "\n".join(lines).replace("\0", "")  # PostgreSQL refuses NUL
+
+
+def _write_rows(rows: list[Embedding], database: str) -> None:
+    """Give the rows their seq and write them, which may be none.
+
+    The FeedState row is locked from here to the commit, so seq follows the order of commits and a reader
+    that has seen a seq will never meet a smaller one.
+    """
+    first_row(FeedState, database)
+    FeedState.objects.using(database).filter(pk=1).update(last_seq=F("last_seq") + len(rows))
+    last = FeedState.objects.using(database).values_list("last_seq", flat=True).get(pk=1)
+    for seq, row in enumerate(rows, start=last - len(rows) + 1):
+        row.seq = seq
+    if not rows:
+        return
+    updated: list[str] = [name for name in _EMBEDDING_FIELDS if name != "id"]
+    Embedding.objects.using(database).bulk_create(
+        rows, update_conflicts=True, unique_fields=["id"], update_fields=updated
+    )
+
+
+_EMBEDDING_FIELDS = [
+    "product_key", "image_key", "image_identity", "digest", "is_main", "vector", "payload", "seq", "written_at",
+]  # fmt: skip
+
+
+def _lease_end() -> Any:
+    return Now() + datetime.timedelta(seconds=get_settings().LEASE_SECONDS)
+
+
+def _slices(items: list[int], size: int) -> Iterator[list[int]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

@@ -1,0 +1,198 @@
+"""Is the index right? Everything is recomputed from the shop's rows and compared with what is stored."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from visual_search.catalog import Catalog, CatalogImage, get_catalog
+from visual_search.components import embed_gallery, encoder_for, store_for
+from visual_search.exceptions import ImageUnreadable, Unavailable
+from visual_search.index import feed, leases
+from visual_search.index.drain import PRODUCT_IMAGE_PIXELS, digest_of
+from visual_search.index.sweep import orphaned_entries
+from visual_search.index.versions import get_active
+from visual_search.models import Embedding, IndexEntry, IndexMark, IndexVersion
+from visual_search.vision.images import content_digest, open_product_image
+
+SLICE = 500  # products compared in one go
+DEEP_SAMPLE = 20  # images that --deep embeds again
+SAME_IMAGE_COSINE = 0.999  # half precision and other batch sizes stay above it
+
+EmbeddedImage = tuple[CatalogImage, Embedding]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing that is not as it should be. kind is stable; detail is for people."""
+
+    kind: str
+    product: str
+    detail: str
+    image: str = ""
+
+
+@dataclass(slots=True)
+class Verification:
+    products: int = 0
+    images: int = 0
+    points: int = 0
+    unreadable: int = 0
+    differences: list[Difference] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def verify(*, is_deep: bool = False) -> Verification:
+    """Compare shop, tables and store. is_deep also hashes every image and embeds a sample again.
+
+    Products whose image can't be read are counted as `unreadable`: their entries say why, so they differ
+    from nothing.
+    """
+    database = get_catalog().database
+    version = get_active()
+    report = Verification()
+    waiting = IndexMark.objects.using(database).values_list("model_label", "key").distinct()
+    report.differences += [Difference("waiting", key, f"{label} is marked, not drained yet") for label, key in waiting]
+    sample = Sample(DEEP_SAMPLE)
+    for product, entry, rows in _products(version, database):
+        report.products += 1
+        embedded: list[EmbeddedImage] = []
+        report.differences += _compare_product(get_catalog(), product, entry, rows, report, embedded)
+        report.images += len(embedded)
+        if is_deep:
+            report.differences += _compare_bytes(embedded)
+            sample.add(embedded)
+    for _, keys in orphaned_entries(version, database):
+        report.differences += [Difference("orphaned", key, "indexed, but not in the catalogue") for key in keys]
+    report.differences += _compare_removed(version, database)
+    report.differences += _compare_store(version, database, report)
+    if is_deep:
+        report.differences += _compare_vectors(version, sample.chosen)
+    return report
+
+
+class Sample:
+    """A random sample of a stream: each item is as likely to be kept. Source: Vitter 1985, algorithm R."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.seen = size, 0
+        self.chosen: list[EmbeddedImage] = []
+        self._dice = random.Random()  # noqa: S311
+
+    def add(self, items: list[EmbeddedImage]) -> None:
+        for item in items:
+            self.seen += 1
+            if len(self.chosen) < self.size:
+                self.chosen.append(item)
+            elif (place := self._dice.randrange(self.seen)) < self.size:
+                self.chosen[place] = item
+
+
+def _products(version: IndexVersion, database: str) -> Iterator[tuple[Any, IndexEntry | None, list[Embedding]]]:
+    products = get_catalog().queryset().using(database).order_by("pk")
+    last: Any = None
+    while page := list((products if last is None else products.filter(pk__gt=last))[:SLICE]):
+        last = page[-1].pk
+        keys = [str(product.pk) for product in page]
+        entries = {row.key: row for row in IndexEntry.objects.using(database).filter(version=version, key__in=keys)}
+        rows: dict[str, list[Embedding]] = {}
+        for row in Embedding.objects.using(database).filter(version=version, product_key__in=keys):
+            rows.setdefault(row.product_key, []).append(row)
+        for product, key in zip(page, keys, strict=True):
+            yield product, entries.get(key), rows.get(key, [])
+
+
+def _compare_product(
+    catalog: Catalog,
+    product: Any,
+    entry: IndexEntry | None,
+    rows: list[Embedding],
+    report: Verification,
+    embedded: list[EmbeddedImage],
+) -> Iterator[Difference]:
+    key = str(product.pk)
+    if entry is None:
+        yield Difference("missing", key, "in the catalogue, but never indexed")
+        return
+    if entry.state in (IndexEntry.State.PARTIAL, IndexEntry.State.FAILED):
+        report.unreadable += 1
+    elif entry.state != IndexEntry.State.INDEXED:
+        yield Difference("state", key, f"the entry says {entry.state!r}")
+    try:
+        payload, images = catalog.payload(product), catalog.images_of(product)
+    except Exception as error:  # the shop's own code
+        if entry.state != IndexEntry.State.FAILED:
+            yield Difference("catalogue", key, f"can't be read through the catalogue: {error}")
+        return
+    if entry.content_digest != digest_of(payload, images):
+        yield Difference("content", key, "payload or images changed since it was indexed")
+    living = {row.image_key: row for row in rows if row.vector is not None}
+    for image in images:
+        row = living.pop(image.key, None)
+        if row is None:
+            if entry.state == IndexEntry.State.INDEXED:
+                yield Difference("embedding_missing", key, "not embedded", image.key)
+            continue
+        embedded.append((image, row))
+        if row.image_identity != image.identity:
+            yield Difference("image", key, f"embedded {row.image_identity!r}, now {image.identity!r}", image.key)
+        if row.payload != payload or row.is_main != image.is_main:
+            yield Difference("payload", key, f"stored {row.payload!r}, wanted {payload!r}", image.key)
+    for image_key in living:
+        yield Difference("embedding_extra", key, "embedded, but the product has no such image", image_key)
+
+
+def _compare_removed(version: IndexVersion, database: str) -> Iterator[Difference]:
+    rows = Embedding.objects.using(database).filter(version=version, vector__isnull=False)
+    gone = IndexEntry.objects.using(database).filter(version=version, state=IndexEntry.State.REMOVED)
+    for key in rows.filter(product_key__in=gone.values("key")).values_list("product_key", flat=True).distinct():
+        yield Difference("embedding_extra", key, "the product was removed, its embedding was not")
+
+
+def _compare_store(version: IndexVersion, database: str, report: Verification) -> Iterator[Difference]:
+    rows = Embedding.objects.using(database).filter(version=version, vector__isnull=False)
+    wanted = {str(pk): (seq, key) for pk, seq, key in rows.values_list("id", "seq", "product_key").iterator()}
+    store = store_for(version)
+    try:
+        feed.catch_up(version, store, wait_seconds=2 * leases.LEASE_SECONDS)
+        found = dict(store.scroll())
+    except Unavailable as error:
+        yield Difference("store", "", f"the store does not answer: {error}")
+        return
+    report.points = len(found)
+    for point, (seq, key) in wanted.items():
+        if point not in found:
+            yield Difference("point_missing", key, f"point {point} is not in the store")
+        elif found[point] != seq:
+            yield Difference("point_stale", key, f"point {point} is of seq {found[point]}, the table has {seq}")
+    for point in found.keys() - wanted.keys():
+        yield Difference("point_extra", "", f"point {point} is in the store alone")
+
+
+def _compare_bytes(embedded: list[EmbeddedImage]) -> Iterator[Difference]:
+    for image, row in embedded:
+        try:
+            digest = content_digest(image.read())
+        except Exception as error:  # each storage raises errors of its own client
+            yield Difference("image", row.product_key, f"can't be read any more: {error}", image.key)
+            continue
+        if digest != row.digest:
+            yield Difference("image", row.product_key, "other bytes under the same name", image.key)
+
+
+def _compare_vectors(version: IndexVersion, sample: list[EmbeddedImage]) -> Iterator[Difference]:
+    encoder = encoder_for(version)
+    target_px = encoder.input_size_px * 2
+    for image, row in sample:
+        try:
+            pixels = open_product_image(io.BytesIO(image.read()), max_pixels=PRODUCT_IMAGE_PIXELS, target_px=target_px)
+        except (ImageUnreadable, OSError):
+            continue  # told above
+        cosine = float(embed_gallery(version, encoder, [pixels])[0] @ feed.vectors_of([row], version.dim)[0])
+        if cosine < SAME_IMAGE_COSINE:
+            yield Difference("vector", row.product_key, f"embedded again: cosine {cosine:.4f}", image.key)
