@@ -22,6 +22,9 @@ from visual_search.catalog import get_catalog
 from visual_search.components import encoder_for
 from visual_search.exceptions import ConfigurationError
 from visual_search.index import building, claims, drain, feed, versions
+from visual_search.index.embedding import embed_plans
+from visual_search.index.finish import DrainReport, Result, finish
+from visual_search.index.plans import make_plans
 from visual_search.index.verify import verify
 from visual_search.models import Embedding, FeedState, IndexEntry, IndexMark, IndexVersion
 
@@ -114,7 +117,7 @@ def test_save_during_the_embedding__wins_in_the_end(make_product: Any, version: 
     claims.expand_related_marks("default")
     claim = claims.claim(version, limit=10)
     assert claim is not None
-    plans = list(drain.make_plans(claim, database="default"))
+    plans = list(make_plans(claim, database="default"))
 
     def save() -> None:
         product.price = "66.00"
@@ -122,8 +125,8 @@ def test_save_during_the_embedding__wins_in_the_end(make_product: Any, version: 
 
     at_once(save)
     encoder = encoder_for(version)
-    list(drain.embed_plans(plans, version, encoder, drain.DrainReport(), before_batch=lambda: None))
-    assert len(claims.finish(claim, [plan.result for plan in plans], database="default")) == 1
+    list(embed_plans(plans, version, encoder, DrainReport(), before_batch=lambda: None))
+    assert len(finish(claim, [plan.result for plan in plans], database="default")) == 1
     assert Embedding.objects.get().payload["price"] == 10.0
     assert IndexMark.objects.count() == 1
     drain.drain()
@@ -139,9 +142,9 @@ def test_deleted_and_created_again_with_the_same_key__ends_indexed(make_product:
     claims.expand_related_marks("default")
     claim = claims.claim(version, limit=10)
     assert claim is not None
-    plans = list(drain.make_plans(claim, database="default"))  # sees it deleted
+    plans = list(make_plans(claim, database="default"))  # sees it deleted
     at_once(lambda: make_product(1, id=key))
-    claims.finish(claim, [plan.result for plan in plans], database="default")
+    finish(claim, [plan.result for plan in plans], database="default")
     assert IndexEntry.objects.get(key=str(key)).state == State.REMOVED
     drain.drain()
     assert IndexEntry.objects.get(key=str(key)).state == State.INDEXED
@@ -154,13 +157,13 @@ def test_lease_lost__the_slow_worker_writes_nothing(make_product: Any, version: 
     claims.expand_related_marks("default")
     slow = claims.claim(version, limit=10)
     assert slow is not None
-    plans = list(drain.make_plans(slow, database="default"))
+    plans = list(make_plans(slow, database="default"))
     IndexEntry.objects.update(lease_until=timezone.now() - datetime.timedelta(seconds=1))
     product.price = "88.00"
     product.save()
     at_once(drain.drain)
     seq = FeedState.objects.get().last_seq
-    assert claims.finish(slow, [plan.result for plan in plans], database="default") == []
+    assert finish(slow, [plan.result for plan in plans], database="default") == []
     assert FeedState.objects.get().last_seq == seq
     assert Embedding.objects.get().payload["price"] == 88.0
     assert verify().differences == []
@@ -231,8 +234,8 @@ def test_error_text_with_nul__does_not_stop_the_drain(make_product: Any, version
     claims.expand_related_marks("default")
     claim = claims.claim(version, limit=10)
     assert claim is not None
-    result = claims.Result(str(product.pk), State.FAILED, errors=["a\0b"])
-    assert claims.finish(claim, [result], database="default") == [result]
+    result = Result(str(product.pk), State.FAILED, errors=["a\0b"])
+    assert finish(claim, [result], database="default") == [result]
     assert IndexEntry.objects.get().error == "ab"
 
 

@@ -1,8 +1,9 @@
-"""The direction of imports, and what starting Django may not load."""
+"""The plan of the house: which wing may import which, what a shop may name, what starting Django may not load."""
 
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,37 +11,88 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "visual_search"
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "visual_search"
 HEAVY = ["torch", "transformers", "rembg", "onnxruntime", "qdrant_client", "qdrant_edge", "faiss", "matplotlib"]
 
-# From the edges inwards: a module may import from its own layer and from those below (docs/architecture.md).
-EDGES = (
-    "api views storefront templatetags urls admin management checks index_checks queue_checks apps test signals tasks"
-)
-LAYERS = [
-    set(EDGES.split()),
-    {"training"},
-    {"status", "verifying", "quality"},
-    {"facets"},
-    {"building", "search", "sharing", "sweeping"},
-    {"query", "serving"},
-    {"indexing", "repairing"},
-    {"claims", "feed", "marks"},
-    {"queue", "versions", "leases"},
-    {"components", "photos", "relations"},
-    {"models", "catalog", "filters", "conf", "messages"},
-    {"images", "encoders", "checkpoints", "starter", "stores", "preparation"},
-    {"background", "signatures"},
-    {"exceptions"},
+# From the edges inwards. A wing or module may import from the lines below its own, and from nothing else
+# (docs/architecture.md).
+WINGS = [
+    "apps urls test",
+    "admin tasks management templatetags",
+    "training",
+    "quality",
+    "checks api storefront",
+    "web",
+    "search",
+    "index",
+    "components",
+    "catalog models",
+    "filters conf",
+    "vision stores",
+    "exceptions",
 ]
+# The same inside a wing.
+LEVELS = {
+    "vision": ["encoder", "checkpoints", "starter preparation images", "background signatures"],
+    "stores": ["qdrant", "edge collection", "shard tuning", "connection mapping", "base process"],
+    "index": [
+        "signals",
+        "sharing building verify",
+        "drain sweep",
+        "embedding",
+        "plans",
+        "repair finish",
+        "status marks feed claims",
+        "queue versions leases relations",
+    ],
+    "search": ["facets results", "query", "serving photos"],
+    "web": ["answers", "parameters throttles messages"],
+    "api": ["urls", "views schema", "serializers throttles"],
+    "storefront": ["views", "state", "filters", "addresses"],
+    "checks": ["settings queue index api"],
+    "quality": [
+        "report",
+        "tables",
+        "plots runs",
+        "calibration figures queries sheets",
+        "evaluation",
+        "labelled metrics variants",
+    ],
+    "training": ["fine_tuning", "data trainer", "output splits memory weights comparison batches losses"],
+}
+# All that a shop imports or names in its settings (docs/architecture.md). Everything else may move without notice.
+PUBLIC = {
+    "admin": ["reindex_selected_products"],
+    "api.throttles": ["PhotoThrottle"],
+    "api.urls": ["urlpatterns"],
+    "catalog": ["Boolean", "Catalog", "Keyword", "Number"],
+    "exceptions": ["BadRequest", "ConfigurationError", "ImageUnreadable", "Unavailable", "VisualSearchError"],
+    "index": ["IndexStatus", "mark_dirty", "read_status"],
+    "quality.variants": ["phone_like"],
+    "search": ["ProductHit", "SearchQuery", "SearchResults", "read_photo", "search", "similar_products", "warm_up"],
+    "stores.edge": ["EdgeStore"],
+    "stores.qdrant": ["QdrantStore"],
+    "tasks": ["drain", "sweep"],
+    "test": ["IndexNow"],
+    "urls": ["urlpatterns"],
+    "vision": ["open_product_image"],
+}
 
 
-def layer_of(module: str) -> int:
-    return next(place for place, names in enumerate(LAYERS) if module in names)
+def module_of(path: Path) -> str:
+    """Return the dotted name inside the package; a wing's `__init__` is the wing."""
+    parts = [part.removesuffix(".py") for part in path.relative_to(PACKAGE).parts]
+    return ".".join(part for part in parts if part != "__init__")
 
 
-def imports(path: Path) -> Iterator[tuple[str, bool]]:
-    """Yield (imported module of the package, whether it is for type checkers alone)."""
+MODULES = {
+    name: path for path in sorted(PACKAGE.rglob("*.py")) if "migrations" not in path.parts and (name := module_of(path))
+}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield the package's modules that a file imports, those for type checkers alone left out."""
     tree = ast.parse(path.read_text())
     typing_only = {
         id(node)
@@ -49,51 +101,85 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
         for node in ast.walk(block)
     }
     for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "visual_search":
-            parts = node.module.split(".")
-            names = [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
-            yield from ((name, id(node) in typing_only) for name in names)
-        elif isinstance(node, ast.Import):
+            package = node.module.removeprefix("visual_search").removeprefix(".")
             for alias in node.names:
-                if alias.name.startswith("visual_search."):
-                    yield alias.name.split(".")[1], id(node) in typing_only
+                name = f"{package}.{alias.name}".removeprefix(".")
+                yield name if name in MODULES else package
+        elif isinstance(node, ast.Import):
+            yield from (a.name.partition(".")[2] for a in node.names if a.name.startswith("visual_search."))
 
 
-def modules() -> list[tuple[str, Path]]:
-    found = []
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(PACKAGE).parts
-        if "migrations" not in parts and parts != ("__init__.py",):
-            found.append((parts[0].removesuffix(".py"), path))
-    return found
+def place(name: str, lines: list[str]) -> int:
+    return next(number for number, line in enumerate(lines) if name in line.split())
 
 
-@pytest.mark.parametrize(("module", "path"), modules(), ids=lambda value: getattr(value, "stem", value))
-def test_module__imports_inwards_alone(module: str, path: Path) -> None:
-    for imported, is_typing_only in imports(path):
-        if not is_typing_only and imported != module:
-            assert layer_of(imported) >= layer_of(module), f"{module} imports {imported}"
+def parts_of(module: str) -> tuple[str, str]:
+    """Return the wing, and the module inside it (empty for the wing itself)."""
+    wing, _, rest = module.partition(".")
+    return wing, rest.partition(".")[0]
 
 
-@pytest.mark.parametrize(
-    "inner", ["images", "signatures", "preparation", "background", "encoders", "checkpoints", "starter", "stores"]
-)
-def test_inner_module__knows_no_django_and_no_setting(inner: str) -> None:
-    for module, path in modules():
-        if module == inner:
-            names = {
-                n.name
-                for node in ast.walk(ast.parse(path.read_text()))
-                if isinstance(node, ast.Import)
-                for n in node.names
-            }
-            froms = {node.module for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)}
-            assert not [name for name in names | froms if name and name.split(".")[0] in ("django", "rest_framework")]
+@pytest.mark.parametrize("module", MODULES)
+def test_module__imports_inwards_alone(module: str) -> None:
+    wing, inner = parts_of(module)
+    for imported in imports(MODULES[module]):
+        other, part = parts_of(imported)
+        if other != wing:
+            assert place(other, WINGS) > place(wing, WINGS), f"{module} imports {imported}"
+        elif inner and part and inner != part and wing in LEVELS:
+            assert place(part, LEVELS[wing]) > place(inner, LEVELS[wing]), f"{module} imports {imported}"
+
+
+def test_tables__name_each_wing_and_module_once_and_nothing_else() -> None:
+    assert sorted(" ".join(WINGS).split()) == sorted({parts_of(module)[0] for module in MODULES})
+    for wing, lines in LEVELS.items():
+        inner = {part for module in MODULES if parts_of(module)[0] == wing and (part := parts_of(module)[1])}
+        assert sorted(" ".join(lines).split()) == sorted(inner), wing
+
+
+def test_package__has_few_modules_outside_its_wings() -> None:
+    assert len(list(PACKAGE.glob("*.py"))) <= 13
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_public_names__stay(module: str) -> None:
+    found = importlib.import_module(f"visual_search.{module}")
+    assert [name for name in PUBLIC[module] if not hasattr(found, name)] == []
+
+
+def test_example_shop__uses_public_names_alone() -> None:
+    for path in (ROOT / "example_shop").rglob("*.py"):
+        for imported in imports(path):
+            assert imported in PUBLIC, f"{path.name} imports visual_search.{imported}"
+
+
+def test_public_names__stand_in_the_docs() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    assert [module for module in PUBLIC if f"`visual_search.{module}`" not in text] == []
+
+
+def test_vision_and_stores__need_no_django() -> None:
+    inner = [f"visual_search.{name}" for name in MODULES if parts_of(name)[0] in ("vision", "stores")]
+    code = f"""
+import importlib, sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {{"django", "rest_framework"}}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Missing())
+for name in {inner}:
+    importlib.import_module(name)
+print("fine")
+"""
+    assert run(code).strip() == "fine"
 
 
 def test_only_queue_py__names_django_q() -> None:
-    users = {path.name for _, path in modules() if "import" in path.read_text() and "from django_q" in path.read_text()}
-    assert users == {"queue.py"}
+    users = {module for module, path in MODULES.items() if "from django_q" in path.read_text()}
+    assert users == {"index.queue"}
 
 
 def run(code: str) -> str:

@@ -20,7 +20,7 @@ from visual_search import components, tasks
 from visual_search.catalog import get_catalog
 from visual_search.components import encoder_for, store_for
 from visual_search.exceptions import CheckpointMissing, Unavailable
-from visual_search.index import claims, drain, feed, queue, signals, sweep, versions
+from visual_search.index import claims, drain, feed, finish, queue, signals, sweep, versions
 from visual_search.index.marks import mark_dirty
 from visual_search.index.verify import verify
 from visual_search.models import Embedding, FeedState, IndexEntry, IndexMark, IndexVersion
@@ -344,8 +344,8 @@ def test_lease_lost__the_slow_workers_result_is_dropped(make_product: Any, index
     assert slow is not None
     IndexEntry.objects.update(lease_until=timezone.now() - datetime.timedelta(seconds=1))
     index.drain()
-    late = claims.Result(str(product.pk), State.REMOVED)
-    assert claims.finish(slow, [late], database="default") == []
+    late = finish.Result(str(product.pk), State.REMOVED)
+    assert finish.finish(slow, [late], database="default") == []
     assert entry(product).state == State.INDEXED
 
 
@@ -356,7 +356,7 @@ def test_save_during_the_embedding__leaves_its_mark(make_product: Any, index: An
     assert claim is not None
     product.price = "77.00"
     product.save()
-    list(drain.index_claim(claim, encoder_for(version), report=drain.DrainReport(), database="default"))
+    list(drain.index_claim(claim, encoder_for(version), report=finish.DrainReport(), database="default"))
     assert IndexMark.objects.filter(model_label="example_shop.product").count() == 1
     index.drain()
     assert Embedding.objects.get().payload["price"] == 77.0
@@ -499,7 +499,7 @@ def test_encoder_that_fails_on_everything__costs_no_attempt(
     claim = claims.claim(versions.ensure_active(), limit=10)
     assert claim is not None
     with pytest.raises(Unavailable, match="device-side assert"):
-        list(drain.index_claim(claim, Broken(), report=drain.DrainReport(), database="default"))
+        list(drain.index_claim(claim, Broken(), report=finish.DrainReport(), database="default"))
     assert {entry(product).attempts for product in products} == {0}
     index.drain()
     assert {entry(product).state for product in products} == {State.INDEXED}

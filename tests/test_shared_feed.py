@@ -22,7 +22,7 @@ from qdrant_client import QdrantClient
 from tests.qdrant_server import FakeQdrant
 from visual_search import components
 from visual_search.exceptions import LeaseLost
-from visual_search.index import claims, feed, leases, repair, sweep, versions
+from visual_search.index import feed, finish, leases, repair, sweep, versions
 from visual_search.models import Embedding, FeedLease, FeedState, IndexVersion, point_id
 from visual_search.stores.base import Point, Position
 from visual_search.stores.qdrant import QdrantStore
@@ -96,7 +96,7 @@ def write(version: IndexVersion, *keys: str, is_gone: bool = False, dim: int = D
         )
         for key, vector in zip(keys, vectors, strict=True)
     ]
-    claims._write_rows(rows, "default")
+    finish._write_rows(rows, "default")
 
 
 def feed_now(version: IndexVersion) -> int:

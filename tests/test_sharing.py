@@ -10,7 +10,7 @@ from django_q.models import OrmQ
 
 from visual_search import tasks
 from visual_search.exceptions import CheckpointMissing
-from visual_search.index import drain, queue, sharing
+from visual_search.index import finish, queue, sharing
 from visual_search.models import IndexEntry, IndexMark
 
 
@@ -55,10 +55,10 @@ def test_request_that_a_busy_cluster_took__is_made_again(
     for seed in range(12):
         make_product(seed)
     look = sharing.share_backlog()
-    look(drain.Result("1", IndexEntry.State.INDEXED))
+    look(finish.Result("1", IndexEntry.State.INDEXED))
     assert waiting_drains() == 1
     OrmQ.objects.all().delete()
-    look(drain.Result("2", IndexEntry.State.INDEXED))
+    look(finish.Result("2", IndexEntry.State.INDEXED))
     assert waiting_drains() == 1
 
 

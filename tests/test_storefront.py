@@ -20,7 +20,7 @@ from visual_search.components import store_for
 from visual_search.exceptions import ConfigurationError
 from visual_search.index.versions import get_active
 from visual_search.search import results as search_module
-from visual_search.storefront.state import CHOICES_SHOWN
+from visual_search.storefront.filters import CHOICES_SHOWN
 from visual_search.web import messages
 
 pytestmark = pytest.mark.django_db

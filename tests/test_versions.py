@@ -17,7 +17,7 @@ from tests.tiny_checkpoints import tiny_clip
 from visual_search.checks.index import check_index
 from visual_search.components import encoder_for, store_for
 from visual_search.exceptions import ConfigurationError, IndexOutdated, StoreUnavailable, VersionSuperseded
-from visual_search.index import building, claims, drain, versions
+from visual_search.index import building, claims, drain, finish, versions
 from visual_search.index.verify import verify
 from visual_search.models import Embedding, IndexEntry, IndexMark, IndexVersion
 from visual_search.search import SearchQuery, read_photo, search, serving
@@ -138,7 +138,7 @@ def test_drain_that_finishes_after_a_switch__writes_nothing_and_keeps_its_marks(
     seqs = list(before)
     with pytest.raises(VersionSuperseded):
         list(
-            drain.index_claim(claim, encoder_for(old), report=drain.DrainReport(), database=old._state.db or "default")
+            drain.index_claim(claim, encoder_for(old), report=finish.DrainReport(), database=old._state.db or "default")
         )
     assert list(before.all()) == seqs
     assert IndexMark.objects.filter(key=str(shop[0].pk)).exists()
@@ -156,7 +156,7 @@ def test_builds_claim__ends_when_a_drain_finishes_the_same_product(shop: Any, in
     shop[0].save()
     index.drain()
     encoder = encoder_for(version)
-    finished = list(drain.index_claim(claim, encoder, report=drain.DrainReport(), database="default"))
+    finished = list(drain.index_claim(claim, encoder, report=finish.DrainReport(), database="default"))
     assert {result.key for result in finished} == {str(product.pk) for product in shop[1:]}
     assert building.pending(version) == 1
     building.build(version)
@@ -170,7 +170,7 @@ def test_build_that_was_killed__goes_on_where_it_ended(shop: Any, other: str, se
     version = building.start_build(checkpoint=other)
     claim = claims.claim_pending(version, limit=2)
     assert claim is not None
-    results = drain.index_claim(claim, encoder_for(version), report=drain.DrainReport(), database="default")
+    results = drain.index_claim(claim, encoder_for(version), report=finish.DrainReport(), database="default")
     next(results)
     del results  # the process ends here: one product is done, another one claimed
     IndexEntry.objects.filter(claim_token__isnull=False).update(lease_until="2000-01-01T00:00Z")

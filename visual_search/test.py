@@ -8,7 +8,8 @@ from typing import Self
 
 from visual_search import components, tasks
 from visual_search.index import queue
-from visual_search.index.drain import DrainReport, drain
+from visual_search.index.drain import drain
+from visual_search.index.finish import DrainReport
 from visual_search.index.sweep import sweep
 from visual_search.search import serving
 

@@ -13,6 +13,7 @@ from visual_search.api import serializers
 from visual_search.catalog import get_catalog
 from visual_search.exceptions import ConfigurationError
 from visual_search.filters import Boolean, Field, Number
+from visual_search.web.parameters import SearchRequestSerializer
 
 TAGS = ["visual search"]
 ERRORS = dict.fromkeys((400, 401, 403, 406, 413, 429, 503), serializers.ErrorSerializer)
@@ -20,7 +21,7 @@ FORM_ERRORS = ERRORS | {415: serializers.ErrorSerializer}
 PAYLOAD_TYPES = {"keyword": "string", "number": "number", "boolean": "boolean"}
 
 
-class SearchAddressSerializer(serializers.SearchRequestSerializer):
+class SearchAddressSerializer(SearchRequestSerializer):
     """A search without a file, as an address says it."""
 
     photo = None  # type: ignore[assignment]
@@ -50,7 +51,7 @@ class SearchExtension(OpenApiViewExtension):
                 summary="Search by photos, and whatever else a search may say",
                 description="What stands in the address counts before what stands in the form.",
                 parameters=[*filter_parameters()],
-                request={"multipart/form-data": serializers.SearchRequestSerializer},
+                request={"multipart/form-data": SearchRequestSerializer},
                 responses=answers | FORM_ERRORS,
                 tags=TAGS,
             ),
@@ -121,7 +122,7 @@ class HealthExtension(OpenApiViewExtension):
 
 
 class PhotoExtension(OpenApiSerializerFieldExtension):
-    target_class = "visual_search.api.serializers.PhotoField"
+    target_class = "visual_search.web.parameters.PhotoField"
 
     def map_serializer_field(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
         """A file. The default would call it an address unless COMPONENT_SPLIT_REQUEST is set."""

@@ -1,6 +1,7 @@
 from django.urls import path
 
-from visual_search.api.views import FacetsView, HealthView, PhotosView, SearchView, SimilarView, without_transaction
+from visual_search.api.views import FacetsView, HealthView, PhotosView, SearchView, SimilarView
+from visual_search.web.answers import without_transaction
 
 app_name = "visual_search_api"
 urlpatterns = [

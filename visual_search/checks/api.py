@@ -81,7 +81,7 @@ def _wrong_classes() -> Iterator[CheckMessage]:
 
 
 def _wrong_rate() -> Iterator[CheckMessage]:
-    from visual_search.api.throttles import PhotoThrottle
+    from visual_search.web.throttles import PhotoThrottle
 
     rate = get_settings().PHOTO_RATE
     try:

@@ -21,8 +21,7 @@ from visual_search.components import encoder_for, gallery_preparation, get_encod
 from visual_search.conf import get_settings
 from visual_search.exceptions import ConfigurationError, IndexEmpty, Unavailable
 from visual_search.index import claims, drain, feed
-from visual_search.index.claims import Result
-from visual_search.index.drain import DrainReport
+from visual_search.index.finish import DrainReport, Result
 from visual_search.index.marks import mark_keys
 from visual_search.index.relations import in_slices
 from visual_search.index.versions import find_active

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,12 +18,10 @@ from django.db.models.functions import Now
 
 from visual_search.catalog import get_catalog
 from visual_search.conf import get_settings
-from visual_search.exceptions import VersionSuperseded
 from visual_search.index import relations
-from visual_search.models import Embedding, FeedState, IndexEntry, IndexMark, IndexVersion, first_row, product_label
+from visual_search.models import IndexEntry, IndexMark, IndexVersion, product_label
 
 MARKS_PER_CLAIM = 5_000  # more marks of the same products are left to the next claim
-MAX_BACKOFF_SECONDS = 3600  # between attempts at something that may pass by itself
 WINDOW = 4  # marks looked at for each product wanted; one product may have several
 
 State = IndexEntry.State
@@ -47,23 +45,6 @@ class Claim:
     token: uuid.UUID
     products: dict[str, ClaimedProduct]
     is_build: bool = False
-
-
-@dataclass(slots=True)
-class Result:
-    """What became of one product.
-
-    rows: embeddings to write; their seq is given by `finish`. is_transient: the trouble may pass by itself (the
-    storage, the encoder, the shop's code), so it is tried again for as long as it lasts.
-    """
-
-    key: str
-    state: str
-    content_digest: str = ""
-    errors: list[str] = field(default_factory=list)
-    rows: list[Embedding] = field(default_factory=list)
-    is_transient: bool = False
-    may_retry: bool = True
 
 
 def expand_related_marks(database: str) -> int:
@@ -216,7 +197,7 @@ def release(claim: Claim, database: str) -> None:
 
 def abandon(claim: Claim, database: str, *, error: str) -> None:
     """Let the lease end now, as if the worker had died: each product is tried alone next time."""
-    update_in_order(_held(claim, database), lease_until=Now(), error=_text(error))
+    update_in_order(_held(claim, database), lease_until=Now(), error=entry_text(error))
 
 
 def update_in_order(entries: QuerySet[IndexEntry], **values: Any) -> None:
@@ -230,126 +211,9 @@ def _held(claim: Claim, database: str) -> QuerySet[IndexEntry]:
     return IndexEntry.objects.using(database).filter(version=claim.version, claim_token=claim.token)
 
 
-def finish(claim: Claim, results: Iterable[Result], *, database: str) -> list[Result]:
-    """Commit results in one short transaction and return those that were still ours.
-
-    A product whose lease was lost is left to its new owner: nothing of it is written and its marks stay. What a drain
-    finishes, the versions that are not active have still to catch up with: their entries become pending.
-    Raises VersionSuperseded, with nothing written, if the version of a drain is not the active one any more.
-    """
-    wanted = {result.key: result for result in results}
-    with transaction.atomic(using=database):
-        others = [] if claim.is_build else _other_versions(claim.version, database)
-        entries = _lock_held(claim, others, list(wanted), database)
-        ours = [wanted[entry.key] for entry in entries]
-        mark_ids = [pk for result in ours for pk in claim.products[result.key].mark_ids]
-        for some in _slices(mark_ids, 1000):
-            IndexMark.objects.using(database).filter(pk__in=some).delete()
-        for entry in entries:
-            _write_result(entry, wanted[entry.key])
-        # One INSERT … ON CONFLICT: bulk_update's CASE expressions took Django ten times as long, under the lock.
-        IndexEntry.objects.using(database).bulk_create(
-            entries, update_conflicts=True, unique_fields=["id"], update_fields=_ENTRY_FIELDS
-        )
-        _set_pending(others, [result.key for result in ours], database)
-        _write_rows([row for result in ours for row in result.rows], database)
-        # Under the lock that a prune and a switch take too: either they see the entries that we made pending, or we
-        # see what they did.
-        _leave_pruned(others, database)
-        if not claim.is_build and not _is_active(claim.version, database):
-            raise VersionSuperseded(f"Version {claim.version.pk} is not the active one any more.")
-    return ours
-
-
-def _other_versions(version: IndexVersion, database: str) -> list[IndexVersion]:
-    return list(IndexVersion.objects.using(database).exclude(pk=version.pk).order_by("pk"))
-
-
-def _lock_held(claim: Claim, others: list[IndexVersion], keys: list[str], database: str) -> list[IndexEntry]:
-    """Return the entries that are still the claim's, locked, and with them those of the same products in `others`.
-
-    In one statement and one order: around a switch, drains of two versions finish the same products, and each writes
-    the other's entries too.
-    """
-    versions = [claim.version, *others]
-    locked = IndexEntry.objects.using(database).filter(version__in=versions, key__in=keys)
-    locked = locked.order_by("key", "version_id").select_for_update()
-    return [entry for entry in locked if entry.version_id == claim.version.pk and entry.claim_token == claim.token]
-
-
-def _set_pending(versions: list[IndexVersion], keys: list[str], database: str) -> None:
-    """Have these versions catch up with these products; a build's claim on them ends."""
-    entries = [IndexEntry(version=version, key=key) for key in sorted(keys) for version in versions]
-    IndexEntry.objects.using(database).bulk_create(
-        entries,
-        update_conflicts=True,
-        unique_fields=["version", "key"],
-        update_fields=["state", "claim_token", "lease_until", "attempts", "next_attempt_at"],
-    )
-
-
-def _leave_pruned(versions: list[IndexVersion], database: str) -> None:
-    """Take back the entries of versions that were deleted meanwhile."""
-    known = set(IndexVersion.objects.using(database).values_list("pk", flat=True)) if versions else set()
-    if gone := [version.pk for version in versions if version.pk not in known]:
-        IndexEntry.objects.using(database).filter(version__in=gone).delete()
-
-
-def _is_active(version: IndexVersion, database: str) -> bool:
-    versions = IndexVersion.objects.using(database)
-    return versions.filter(pk=version.pk, state=IndexVersion.State.ACTIVE).exists()
-
-
-_ENTRY_FIELDS = [
-    "state", "content_digest", "error", "indexed_at", "claim_token", "lease_until", "attempts", "next_attempt_at",
-]  # fmt: skip
-
-
-def _write_result(entry: IndexEntry, result: Result) -> None:
-    settings = get_settings()
-    entry.state, entry.content_digest, entry.error = result.state, result.content_digest, _text(*result.errors)
-    entry.claim_token = entry.lease_until = entry.next_attempt_at = None
-    if result.state in (State.INDEXED, State.PARTIAL):
-        entry.indexed_at = Now()  # the database's clock, as for leases
-    may_retry = result.may_retry and (result.is_transient or entry.attempts < settings.MAX_ATTEMPTS)
-    if result.errors and may_retry:
-        wait = min(settings.BACKOFF_SECONDS * 4 ** min(entry.attempts - 1, 10), MAX_BACKOFF_SECONDS)
-        entry.next_attempt_at = Now() + datetime.timedelta(seconds=wait)
-    elif not result.errors:
-        entry.attempts = 0
-
-
-def _text(*lines: str) -> str:
+def entry_text(*lines: str) -> str:
     return "\n".join(lines).replace("\0", "")  # PostgreSQL refuses NUL
-
-
-def _write_rows(rows: list[Embedding], database: str) -> None:
-    """Give the rows their seq and write them, which may be none.
-
-    The FeedState row is locked from here to the commit, so seq follows the order of commits and a reader
-    that has seen a seq will never meet a smaller one.
-    """
-    first_row(FeedState, database)
-    FeedState.objects.using(database).filter(pk=1).update(last_seq=F("last_seq") + len(rows))
-    last = FeedState.objects.using(database).values_list("last_seq", flat=True).get(pk=1)
-    for seq, row in enumerate(rows, start=last - len(rows) + 1):
-        row.seq = seq
-    if not rows:
-        return
-    updated: list[str] = [name for name in _EMBEDDING_FIELDS if name != "id"]
-    Embedding.objects.using(database).bulk_create(
-        rows, update_conflicts=True, unique_fields=["id"], update_fields=updated
-    )
-
-
-_EMBEDDING_FIELDS = [
-    "product_key", "image_key", "image_identity", "digest", "is_main", "vector", "payload", "seq", "written_at",
-]  # fmt: skip
 
 
 def _lease_end() -> Any:
     return Now() + datetime.timedelta(seconds=get_settings().LEASE_SECONDS)
-
-
-def _slices(items: list[int], size: int) -> Iterator[list[int]]:
-    return (items[start : start + size] for start in range(0, len(items), size))

@@ -15,8 +15,8 @@ from django.db.models.functions import Now
 
 from visual_search.catalog import get_catalog
 from visual_search.index import claims, queue
-from visual_search.index.claims import Result
 from visual_search.index.drain import claim_size
+from visual_search.index.finish import Result
 from visual_search.models import IndexEntry, IndexMark, IndexVersion, product_label
 
 LOOK_SECONDS = 1  # a claim takes a second or more; each look costs two queries of a few rows

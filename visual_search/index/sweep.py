@@ -16,8 +16,8 @@ from visual_search.catalog import Catalog, get_catalog
 from visual_search.conf import get_settings
 from visual_search.index import feed, repair
 from visual_search.index.claims import update_in_order
-from visual_search.index.drain import UNREADABLE, digest_of
 from visual_search.index.marks import mark_unmarked
+from visual_search.index.plans import UNREADABLE, digest_of
 from visual_search.index.versions import find_active
 from visual_search.models import (
     Embedding,

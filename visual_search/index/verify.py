@@ -12,7 +12,8 @@ from visual_search.catalog import Catalog, CatalogImage, get_catalog
 from visual_search.components import embed_gallery, encoder_for, store_for
 from visual_search.exceptions import ImageUnreadable, Unavailable
 from visual_search.index import feed, leases
-from visual_search.index.drain import PRODUCT_IMAGE_PIXELS, digest_of
+from visual_search.index.embedding import PRODUCT_IMAGE_PIXELS
+from visual_search.index.plans import digest_of
 from visual_search.index.sweep import orphaned_entries
 from visual_search.index.versions import get_active
 from visual_search.models import Embedding, IndexEntry, IndexMark, IndexVersion

@@ -13,19 +13,15 @@ from django.utils.cache import patch_cache_control
 from django.views.decorators.http import require_http_methods
 from rest_framework.exceptions import Throttled
 
-from visual_search.api.serializers import read_query
-from visual_search.api.views import (
-    RETRY_AFTER_SECONDS,
-    check_throttles,
-    explain,
-    refuse_large_upload,
-    without_transaction,
-)
 from visual_search.exceptions import Busy, Unavailable, VisualSearchError
 from visual_search.search.photos import keep_photo
 from visual_search.search.query import SearchQuery
 from visual_search.search.results import search
-from visual_search.storefront.state import QUESTIONS, Storefront, changed, read_parameters
+from visual_search.storefront.addresses import QUESTIONS, changed, read_parameters
+from visual_search.storefront.state import Storefront
+from visual_search.web.answers import RETRY_AFTER_SECONDS, explain, without_transaction
+from visual_search.web.parameters import read_query, refuse_large_upload
+from visual_search.web.throttles import check_throttles
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,9 @@ from visual_search.exceptions import VisualSearchError
 from visual_search.filters import parameter_names
 from visual_search.search.results import SIMILAR_LIMIT
 from visual_search.search.results import similar_products as find_similar
-from visual_search.storefront.state import Storefront, address_of, card, page_address, text_of
+from visual_search.storefront.addresses import address_of, page_address
+from visual_search.storefront.filters import text_of
+from visual_search.storefront.state import Storefront, card
 from visual_search.web import messages
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from visual_search.catalog import Catalog, get_catalog
 from visual_search.conf import get_settings
 from visual_search.exceptions import ConfigurationError, ImageUnreadable, PhotoRejected
-from visual_search.index.drain import PRODUCT_IMAGE_PIXELS
+from visual_search.index.embedding import PRODUCT_IMAGE_PIXELS
 from visual_search.training.batches import Example
 from visual_search.vision.images import decode_photo, encode_jpeg, open_product_image
 

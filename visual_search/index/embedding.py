@@ -1,0 +1,158 @@
+"""Read the images that changed, decode them in threads, and embed them in batches, for the drain's plans."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from visual_search.components import embed_gallery
+from visual_search.conf import get_settings
+from visual_search.exceptions import ConfigurationError, ImageUnavailable, ImageUnreadable, Unavailable
+from visual_search.index.finish import DrainReport
+from visual_search.index.plans import ImageJob, Plan, rewritten, tombstone
+from visual_search.models import IndexVersion
+from visual_search.vision.images import content_digest, open_product_image
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from visual_search.vision.encoder import TransformersEncoder
+
+logger = logging.getLogger(__name__)
+
+DECODE_THREADS = min(4, os.cpu_count() or 1)
+PRODUCT_IMAGE_PIXELS = 100_000_000  # the shop's own files: 4 threads hold 5 GB at the worst
+
+
+def embed_plans(
+    plans: list[Plan],
+    version: IndexVersion,
+    encoder: TransformersEncoder,
+    report: DrainReport,
+    *,
+    before_batch: Callable[[], None],
+) -> Iterator[list[Plan]]:
+    """Read the images that changed, embed those whose bytes did, and yield the plans as they are complete."""
+    jobs = [job for plan in plans for job in plan.jobs]
+    if at_once := [plan for plan in plans if not plan.jobs]:
+        yield at_once
+    if not jobs:
+        return
+    target_px = encoder.input_size_px * 2
+    with ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="visual_search-decode") as pool:
+        for batch in _read_ahead(pool, jobs, size=get_settings().BATCH_SIZE, target_px=target_px):
+            before_batch()
+            _embed_batch(batch, version, encoder, report)
+            done = [job.plan for job, _ in batch if job is job.plan.jobs[-1]]
+            if done:
+                yield done
+
+
+def _read_ahead(
+    pool: ThreadPoolExecutor, jobs: list[ImageJob], *, size: int, target_px: int
+) -> Iterator[list[tuple[ImageJob, Future[tuple[Image | None, str]]]]]:
+    """Yield batches of images being read; the next batch is read while the caller works on this one."""
+    ahead: list[tuple[ImageJob, Future[tuple[Image | None, str]]]] = []
+    for start in range(0, len(jobs), size):
+        batch = [(job, pool.submit(read_image, job, target_px=target_px)) for job in jobs[start : start + size]]
+        if ahead:
+            yield ahead
+        ahead = batch
+    yield ahead
+
+
+def read_image(job: ImageJob, *, target_px: int) -> tuple[Image | None, str]:
+    """Return the decoded image and the digest of its bytes; no image where the bytes are the embedded ones.
+
+    Raises ImageUnreadable with a reason for the shop's staff, ImageUnavailable if the storage failed.
+    """
+    try:
+        data = job.image.read()
+    except FileNotFoundError as error:
+        raise ImageUnavailable("the file is missing from the storage") from error
+    except Exception as error:  # each storage raises errors of its own client
+        raise ImageUnavailable(f"the storage failed: {type(error).__name__}: {error}") from error
+    digest = content_digest(data)
+    if job.row.vector and job.row.digest == digest and not job.is_forced:
+        return None, digest
+    return open_product_image(io.BytesIO(data), max_pixels=PRODUCT_IMAGE_PIXELS, target_px=target_px), digest
+
+
+def _embed_batch(
+    batch: list[tuple[ImageJob, Future[tuple[Image | None, str]]]],
+    version: IndexVersion,
+    encoder: TransformersEncoder,
+    report: DrainReport,
+) -> None:
+    ready: list[tuple[ImageJob, Image, str]] = []
+    for job, reading in batch:
+        try:
+            image, digest = reading.result()
+        except ImageUnreadable as error:
+            _give_up_image(job, str(error), is_transient=isinstance(error, ImageUnavailable))
+            continue
+        except Exception as error:  # one image's trouble must not stop the others
+            logger.exception("Image %s of product %s could not be read", job.image.name, job.plan.result.key)
+            _give_up_image(job, f"{type(error).__name__}: {error}", is_transient=False)
+            continue
+        if image is None:
+            _accept(job, None, digest)
+        else:
+            ready.append((job, image, digest))
+    vectors = _embed_or_isolate(version, encoder, [image for _, image, _ in ready])
+    if len(ready) > 1 and all(isinstance(vector, Exception) for vector in vectors):
+        raise Unavailable(f"The encoder fails on every image: {vectors[0]}", code="encoder_failed")
+    for (job, _, digest), vector in zip(ready, vectors, strict=True):
+        if isinstance(vector, Exception):
+            reason = f"the encoder failed: {type(vector).__name__}: {vector}"
+            _give_up_image(job, reason, is_transient=True)
+        else:
+            _accept(job, vector, digest)
+            report.embedded += 1
+
+
+def _embed_or_isolate(version: IndexVersion, encoder: TransformersEncoder, images: list[Image]) -> list[Any]:
+    """Return a float16 vector or an exception per image; a batch that fails is tried image by image."""
+    if not images:
+        return []
+    try:
+        return [as_bytes(vector) for vector in embed_gallery(version, encoder, images)]
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        logger.exception("A batch of %d images could not be embedded", len(images))
+        if len(images) == 1:
+            return [error]
+        return [result for image in images for result in _embed_or_isolate(version, encoder, [image])]
+
+
+def as_bytes(vector: Any) -> bytes:
+    """Return a vector as the Embedding table holds it: float16, little-endian."""
+    return bytes(vector.astype("<f2").tobytes())
+
+
+def _accept(job: ImageJob, vector: bytes | None, digest: str) -> None:
+    job.row.digest = digest
+    if vector is not None:
+        job.row.vector = vector
+    job.plan.good_images += 1
+    job.plan.result.rows.append(rewritten(job.row, job.image, job.plan.payload))
+
+
+def _give_up_image(job: ImageJob, reason: str, *, is_transient: bool) -> None:
+    result = job.plan.result
+    result.errors.append(f"{job.image.name}: {reason}")
+    result.is_transient |= is_transient
+    if not job.row.vector:
+        return
+    if job.row.image_identity == job.image.identity:
+        # It was to be read again and can't be now: the vector still stands for it. No digest: read it next time.
+        job.row.digest = ""
+        job.plan.good_images += 1
+        result.rows.append(rewritten(job.row, job.image, job.plan.payload))
+    else:
+        result.rows.append(tombstone(job.row))  # the picture that it stands for is gone from the product
