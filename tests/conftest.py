@@ -22,7 +22,7 @@ if os.environ.get("CI"):
 
 REQUIRED = set(filter(None, os.environ.get("REQUIRE", "").split(",")))
 # Started by test_postgres.py in a process of its own, whose database is a real PostgreSQL.
-collect_ignore = [] if os.environ.get("DATABASE") == "postgres" else ["test_concurrency.py"]
+collect_ignore = [] if os.environ.get("DATABASE") == "postgres" else ["index/test_concurrency.py"]
 
 
 def lacks(name: str, reason: str) -> NoReturn:

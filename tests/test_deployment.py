@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import yaml
 
+from tests import ROOT
 from tests.conftest import own_environment
 from visual_search.search.results import why_not_ready
 
-ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
 
 

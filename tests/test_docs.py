@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import ROOT
 from tests.conftest import lacks, own_environment
 from tests.servers import free_port
 
-ROOT = Path(__file__).parent.parent
 ADDRESS = "127.0.0.1:8000"
 READY_SECONDS = 120
 

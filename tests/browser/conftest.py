@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -21,7 +18,7 @@ from example_shop.drawn.products import products as drawn_products
 from tests.conftest import lacks
 from tests.drawings import file_bytes
 from tests.servers import free_port
-from tests.test_qcluster import ROOT, Shop, wait_for
+from tests.shops import Shop, wait_for
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -54,35 +51,11 @@ class LiveShop(Shop):
         self.environment["DJANGO_SETTINGS_MODULE"] = "tests.browser.settings"
         self.port = free_port()
         self.address = f"http://127.0.0.1:{self.port}"
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
-
-    def start(self, name: str, *words: str, **environment: str) -> None:
-        with (self.folder / name).open("ab") as log:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, "manage.py", *words],
-                cwd=ROOT,
-                env=self.environment | environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-
-    def stop(self, name: str) -> None:
-        process = self.processes.pop(name)
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
 
     def serve(self) -> None:
         """Start the web process; it answers when this returns, its encoder may still be cold."""
         self.start("web.log", "runserver", f"127.0.0.1:{self.port}", "--noreload")
         wait_for(lambda: self.answers("/"), self)
-
-    def work(self) -> None:
-        self.start("log", "qcluster", Q_CLUSTER_NAME="embedding")
 
     def answers(self, path: str) -> bool:
         try:
@@ -111,8 +84,7 @@ def shop(starter_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         wait_for(lambda: live.answers("/search-by-photo/?q=lamp"), live)
         yield live
     finally:
-        for name in list(live.processes):
-            live.stop(name)
+        live.stop_all()
 
 
 @pytest.fixture(scope="module")

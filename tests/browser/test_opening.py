@@ -14,12 +14,12 @@ from playwright.sync_api import expect
 from tests.browser.conftest import LiveShop
 from tests.browser.storefront import HITS, choose, expect_first, said
 from tests.conftest import REQUIRED, lacks
-from tests.test_quality import DATA
+from tests.quality.test_quality import DATA
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-# What anybody tells apart on a phone photo: this is no measure of quality, tests/test_quality.py is.
+# What anybody tells apart on a phone photo: this is no measure of quality, tests/quality/test_quality.py is.
 GROCERIES = ["Banana", "Pineapple", "Carrots", "Watermelon", "Avocado"]
 DRAWN = ["Terracotta mug", "Sage bowl"]  # the catalogue's first, where the real photos are not at hand
 

@@ -13,7 +13,7 @@ from benchmarks.grocery import DATA, GETTING_THE_DATA
 from tests.browser.conftest import PATIENCE_MS, LiveShop
 from tests.browser.storefront import choose, expect_idle, titles
 from tests.conftest import lacks
-from tests.test_qcluster import wait_for
+from tests.shops import wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path

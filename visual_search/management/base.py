@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -10,6 +12,7 @@ from django.db import OperationalError, ProgrammingError, connections
 from visual_search.catalog import get_catalog
 from visual_search.exceptions import VisualSearchError
 from visual_search.models import IndexMark
+from visual_search.quality.labelled import Labelled, read_labelled, spread
 
 
 class IndexCommand(BaseCommand):
@@ -24,6 +27,21 @@ class IndexCommand(BaseCommand):
             if not _has_tables():
                 raise CommandError("The index has no tables yet. Run `manage.py migrate`.") from error
             raise
+
+
+class LabelledCommand(IndexCommand):
+    """A command that searches with a file of labelled queries."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("labels", metavar="PHOTOS.csv", type=Path, help="photo,product_id or text,product_id")
+        parser.add_argument("--split", help="Only rows with this value in the column `split`.")
+        parser.add_argument("--limit", type=int, metavar="N", help="Only N queries, evenly from all over the file.")
+        parser.add_argument("--index-version", type=int, metavar="N", help="The active one if not given.")
+
+    def read_labels(self, options: dict[str, Any]) -> Labelled:
+        """Return the queries that the options choose, and the rows that can't be used. Raises InvalidLabels."""
+        labelled = read_labelled(options["labels"], split=options["split"])
+        return Labelled(spread(labelled.queries, options["limit"]), labelled.problems)
 
 
 def _has_tables() -> bool:

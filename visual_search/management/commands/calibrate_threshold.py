@@ -10,13 +10,13 @@ from django.core.management.base import CommandError
 
 from visual_search.catalog import get_catalog
 from visual_search.exceptions import BadRequest
-from visual_search.management.base import IndexCommand
+from visual_search.management.base import LabelledCommand
 from visual_search.management.progress import Progress
 from visual_search.models import IndexVersion
 from visual_search.quality.calibration import Calibration, calibrate
 from visual_search.quality.evaluation import Configuration, Outcome, ask, evaluate, open_configuration
 from visual_search.quality.figures import by_kind
-from visual_search.quality.labelled import Labelled, LabelledQuery, read_labelled, spread
+from visual_search.quality.labelled import LabelledQuery
 from visual_search.quality.plots import require_matplotlib
 from visual_search.quality.report import write_calibration
 from visual_search.quality.tables import percent
@@ -25,13 +25,11 @@ KINDS = ("photo", "text")  # of which an index version keeps a threshold
 POINTS_SHOWN = 11
 
 
-class Command(IndexCommand):
+class Command(LabelledCommand):
     help = "Choose the score threshold of photos and of texts for a rate of false accepts, and keep it with the index."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("labels", metavar="PHOTOS.csv", type=Path, help="photo,product_id or text,product_id")
-        parser.add_argument("--split", help="Only rows with this value in the column `split`.")
-        parser.add_argument("--limit", type=int, metavar="N", help="Only N queries, evenly from all over the file.")
+        super().add_arguments(parser)
         parser.add_argument(
             "--outside",
             type=Path,
@@ -39,7 +37,6 @@ class Command(IndexCommand):
             help="Photos of what the shop does not sell. Otherwise each query's own products are left out.",
         )
         parser.add_argument("--false-accept-rate", type=float, default=0.05, metavar="SHARE", help="0.05 if not given.")
-        parser.add_argument("--index-version", type=int, metavar="N", help="The active one if not given.")
         parser.add_argument("--dry-run", action="store_true", help="Say what would be kept, and keep nothing.")
         parser.add_argument("--force", action="store_true", help="Keep one that hides most right products too.")
         parser.add_argument("--report", type=Path, metavar="FILE", help="Write the trade-off curves as HTML, one file.")
@@ -50,12 +47,11 @@ class Command(IndexCommand):
             raise CommandError(f"--false-accept-rate is {rate}; a share above 0 and below 1 is wanted, such as 0.05.")
         if options["report"]:
             require_matplotlib()
-        labelled = read_labelled(options["labels"], split=options["split"])
-        queries = spread(labelled.queries, options["limit"])
+        labelled = self.read_labels(options)
         strangers = _photos_in(options["outside"]) if options["outside"] else []
         configuration = open_configuration(number=options["index_version"])
-        with Progress(len(queries) + len(strangers), "Searching", unit="query") as bar:
-            outcomes, problems = evaluate(Labelled(queries, []), configuration, progress=bar.advance)
+        with Progress(len(labelled.queries) + len(strangers), "Searching", unit="query") as bar:
+            outcomes, problems = evaluate(labelled, configuration, progress=bar.advance)
             outside, refused = _ask_all(strangers, configuration, bar)
         for problem in [*labelled.problems, *problems, *refused][:20]:
             self.stderr.write(f"  {problem}")

@@ -10,11 +10,11 @@ from django.core.management.base import CommandError
 
 from visual_search.catalog import get_catalog
 from visual_search.filters import Keyword
-from visual_search.management.base import IndexCommand
+from visual_search.management.base import LabelledCommand
 from visual_search.management.progress import Progress
 from visual_search.quality import runs
 from visual_search.quality.evaluation import Configuration, default_group, evaluate, open_configuration
-from visual_search.quality.labelled import Labelled, read_labelled, spread
+from visual_search.quality.labelled import Labelled
 from visual_search.quality.plots import require_matplotlib
 from visual_search.quality.report import write_report
 from visual_search.quality.runs import Run
@@ -22,16 +22,13 @@ from visual_search.quality.tables import table
 from visual_search.vision.preparation import STRATEGIES
 
 
-class Command(IndexCommand):
+class Command(LabelledCommand):
     help = "Measure the search with labelled photos or texts: hit rate, recall, MRR, nDCG, latency; compare two ways."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("labels", metavar="PHOTOS.csv", type=Path, help="photo,product_id or text,product_id")
-        parser.add_argument("--split", help="Only rows with this value in the column `split`.")
-        parser.add_argument("--limit", type=int, metavar="N", help="Only N queries, evenly from all over the file.")
+        super().add_arguments(parser)
         parser.add_argument("--by", metavar="FILTER", help="Group by this keyword filter; the first one declared.")
         parser.add_argument("--strategy", choices=sorted(STRATEGIES), help="Of photos; the setting's if not given.")
-        parser.add_argument("--index-version", type=int, metavar="N", help="The active one if not given.")
         parser.add_argument(
             "--compare",
             metavar="WITH",
@@ -46,8 +43,7 @@ class Command(IndexCommand):
             _writable(file)
         if options["report"]:
             require_matplotlib()
-        labelled = read_labelled(options["labels"], split=options["split"])
-        labelled = Labelled(spread(labelled.queries, options["limit"]), labelled.problems)
+        labelled = self.read_labels(options)
         what = options["compare"]
         is_measured = what in STRATEGIES or (what or "").isdecimal()
         base = runs.read_run(Path(what)) if what and not is_measured else None

@@ -328,7 +328,7 @@ def test_versions_that_are_pruned_while_drains_finish__cost_no_drain_anything(ma
 def test_two_feeders_of_a_shared_store__keep_apart_and_miss_nothing(
     version: Any, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.test_shared_feed import position_of, stored, table, write
+    from tests.index.test_shared_feed import position_of, stored, table, write
     from visual_search.components import store_for
 
     monkeypatch.setattr(feed, "PAGE", 7)

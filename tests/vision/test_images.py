@@ -15,13 +15,12 @@ from typing import Any
 import pytest
 from PIL import Image, ImageChops, ImageStat, features
 
-from tests import drawings
+from tests import ROOT, drawings
 from visual_search.exceptions import ImageUnreadable, PhotoRejected
 from visual_search.vision import images
 from visual_search.vision.images import MAX_ASPECT, content_digest, decode_photo, open_product_image
 from visual_search.vision.signatures import REPEATS
 
-ROOT = Path(__file__).resolve().parent.parent
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
 needs_avif = pytest.mark.skipif(not features.check("avif"), reason="this Pillow was built without AVIF")

@@ -7,15 +7,15 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from django.test import Client
 
+from tests import ROOT
 from tests.qdrant_server import FakeQdrant
-from tests.test_stores import DIM, EVERYTHING, FIELDS, make_point, make_points, unit_vectors
+from tests.stores.test_stores import DIM, EVERYTHING, FIELDS, make_point, make_points, unit_vectors
 from visual_search import components
 from visual_search.exceptions import ConfigurationError, DimensionMismatch, StoreUnavailable
 from visual_search.index import feed
@@ -25,7 +25,6 @@ from visual_search.stores import tuning
 from visual_search.stores.base import Filters, Position
 from visual_search.stores.qdrant import BYTES_PER_REQUEST, QdrantStore
 
-ROOT = Path(__file__).parent.parent
 INDEXES = {
     "_main": "bool", "_seq": "integer", "category": "keyword", "tags": "keyword", "price": "float", "sizes": "float",
     "on_sale": "bool",

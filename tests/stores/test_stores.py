@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests import ROOT
 from tests.conftest import lacks
 from tests.qdrant_server import FakeQdrant
 from tests.reference_store import ReferenceStore, is_match, values_of
@@ -26,7 +27,6 @@ from visual_search.stores.base import FieldKind, Filters, Hit, Point, Position, 
 from visual_search.stores.edge import EdgeStore, engine_errors
 from visual_search.stores.qdrant import QdrantStore
 
-REPOSITORY = Path(__file__).parent.parent
 SERVER_URL = os.environ.get("QDRANT_URL")
 DIM = 16
 FIELDS: dict[str, FieldKind] = {
@@ -510,7 +510,7 @@ def run_python(script: str, *arguments: str, timeout: float = 60) -> str:
     """Run the script in a new interpreter: a hanging fork is then killed by the timeout."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), *arguments],
-        cwd=REPOSITORY,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -521,7 +521,7 @@ def run_python(script: str, *arguments: str, timeout: float = 60) -> str:
 
 EDGE_PROCESS = """
 import os, sys, time
-from tests.test_stores import DIM, EVERYTHING, FIELDS, EdgeStore, Position, make_points, unit_vectors
+from tests.stores.test_stores import DIM, EVERYTHING, FIELDS, EdgeStore, Position, make_points, unit_vectors
 store = EdgeStore(name="shop", dim=DIM, fields=FIELDS, folder=sys.argv[1])
 points = make_points(90)
 store.upsert(points)
@@ -586,7 +586,7 @@ def test_edge__clears_away_the_folder_of_a_killed_process_but_not_of_a_living_on
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", script, str(tmp_path)],
-            cwd=REPOSITORY,
+            cwd=ROOT,
             stdout=subprocess.PIPE,
             start_new_session=True,
         )
@@ -997,7 +997,7 @@ def test_qdrant__keeps_a_point_that_is_newer_than_what_a_paused_writer_brings(cl
 def test_qdrant__in_a_forked_child_builds_its_own_client() -> None:
     script = """
         import os, sys
-        from tests.test_stores import DIM, FIELDS, QdrantStore, make_points
+        from tests.stores.test_stores import DIM, FIELDS, QdrantStore, make_points
         store = QdrantStore(name="shop", dim=DIM, fields=FIELDS, location=":memory:")
         store.ensure()
         store.upsert(make_points(3))

@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies
 from PIL import Image
 
 from tests import drawings
-from tests.test_images import difference
+from tests.vision.test_images import difference
 from visual_search.exceptions import InvalidQuery, PhotoRejected, Unavailable
 from visual_search.search.photos import KEPT_PX, SALT, find_photo, keep_photo, parse_crop, read_photo
 from visual_search.vision.images import MAX_ASPECT, MIN_SIDE_PX, Crop, decode_photo

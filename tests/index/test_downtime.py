@@ -17,12 +17,11 @@ from typing import Any
 
 import pytest
 
+from tests import ROOT
 from tests.drawings import photo_bytes
-from tests.test_docs import free_port
-from tests.test_qcluster import ROOT, Shop, shop, wait_for
+from tests.servers import free_port
+from tests.shops import Shop, wait_for
 from tests.tiny_checkpoints import tiny_clip
-
-__all__ = ["shop"]  # the fixture
 
 BOUNDARY = "photo-of-a-thing"
 SAVES = """
@@ -43,16 +42,13 @@ def server(shop: Shop) -> Iterator[str]:
     """The shop's web process, warm. Gives the address of its search."""
     shop.wait(indexed=3)
     port = free_port()
-    with (shop.folder / "web.log").open("wb") as log:
-        command = [sys.executable, "manage.py", "runserver", f"127.0.0.1:{port}", "--noreload"]
-        web = subprocess.Popen(command, cwd=ROOT, env=shop.environment, stdout=log, stderr=log)
+    shop.start("web.log", "runserver", f"127.0.0.1:{port}", "--noreload")
     address = f"http://127.0.0.1:{port}/api/visual-search/v1/search/"
     try:
         wait_for(lambda: is_answered(f"{address}?q=a"), shop)
         yield address
     finally:
-        web.terminate()
-        web.wait(30)
+        shop.stop("web.log")
 
 
 def is_answered(address: str) -> bool:

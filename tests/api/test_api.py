@@ -456,7 +456,7 @@ class ProductSerializer(serializers.ModelSerializer[Product]):
 
 
 def test_product_serializer__adds_the_shops_own_view_of_a_product(client: Client, shop: Any, settings: Any) -> None:
-    path = "tests.test_api.ProductSerializer"
+    path = "tests.api.test_api.ProductSerializer"
     settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"PRODUCT_SERIALIZER": path}
     body = client.get(SEARCH, {"q": "a"}).json()
     assert {result["product"]["sku"] for result in body["results"]} == {"sku-1", "sku-2"}

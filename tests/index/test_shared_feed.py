@@ -19,6 +19,7 @@ from django.core.management import call_command
 from django.db import connection
 from qdrant_client import QdrantClient
 
+from tests import ROOT
 from tests.qdrant_server import FakeQdrant
 from visual_search import components
 from visual_search.exceptions import LeaseLost
@@ -29,7 +30,6 @@ from visual_search.stores.qdrant import QdrantStore
 
 pytestmark = pytest.mark.django_db
 
-ROOT = Path(__file__).parent.parent
 DIM = 8
 
 
@@ -416,7 +416,7 @@ FEEDER = """
     from django.core.management import call_command
     from django.test.utils import override_settings
     from qdrant_client import QdrantClient
-    from tests.test_shared_feed import DIM, table, write
+    from tests.index.test_shared_feed import DIM, table, write
     from visual_search import components
     from visual_search.index import feed, leases, repair
     from visual_search.models import FeedLease, IndexVersion

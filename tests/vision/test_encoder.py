@@ -19,13 +19,13 @@ import pytest
 import torch
 from PIL import Image
 
+from tests import ROOT
 from tests.drawings import draw_photo
 from tests.tiny_checkpoints import tiny_clip, tiny_siglip, tiny_siglip2
 from visual_search.exceptions import CheckpointMissing, ConfigurationError, InvalidVector, Unavailable
 from visual_search.vision.checkpoints import load_checkpoint
 from visual_search.vision.encoder import GROW_AFTER, BatchSize, TransformersEncoder
 
-ROOT = Path(__file__).resolve().parent.parent
 GROCERY = ROOT / os.environ.get("DATA", "data/grocery")
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests import ROOT
 from tests.conftest import lacks
 
-ROOT = Path(__file__).parent.parent
 CATALOG = Path("locale/de/LC_MESSAGES")
 
 

@@ -306,7 +306,7 @@ def test_one_caption_for_all__is_not_learned_from(labels: Path, clip: Path, tmp_
 def test_catalogue_without_text__learns_from_pictures_alone(
     labels: Path, clip: Path, tmp_path: Path, settings: Any
 ) -> None:
-    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"CATALOG": "tests.test_fine_tune.CatalogWithoutText"}
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"CATALOG": "tests.training.test_fine_tune.CatalogWithoutText"}
     said = fine_tune(tmp_path / "out", "--base", clip, "--photos", labels, *QUICK)
     assert "The catalogue has no text (Catalog.text)" in said
     assert (tmp_path / "out" / "config.json").exists()

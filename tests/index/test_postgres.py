@@ -7,12 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests import servers
+from tests import ROOT, servers
 
-ROOT = Path(__file__).parent.parent
 SUITE = [
-    "test_concurrency.py", "test_indexing.py", "test_marks.py", "test_search.py", "test_shared_feed.py",
-    "test_sharing.py", "test_versions.py",
+    "index/test_concurrency.py", "index/test_indexing.py", "index/test_marks.py", "index/test_shared_feed.py",
+    "index/test_sharing.py", "index/test_versions.py", "search/test_search.py",
 ]  # fmt: skip
 
 

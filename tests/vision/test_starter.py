@@ -17,11 +17,10 @@ import torch
 from django.core.management import CommandError, call_command
 from torch.nn import functional
 
+from tests import ROOT
 from visual_search.exceptions import ConfigurationError
 from visual_search.vision.starter import build as build_module
 from visual_search.vision.starter.build import build, is_complete
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def sha256(path: Path) -> str:

@@ -17,11 +17,10 @@ import psycopg
 import pytest
 from redis import Redis
 
-from tests import servers
+from tests import ROOT, servers
 from tests.conftest import own_environment
 from tests.traffic import BACKLOG, PRODUCTS
 
-ROOT = Path(__file__).parent.parent
 LIVE_CLAIMS = "SELECT COUNT(DISTINCT claim_token) FROM visual_search_indexentry WHERE lease_until > now()"
 MARKS = "SELECT COUNT(*) FROM visual_search_indexmark"
 MARK_ALL = (
