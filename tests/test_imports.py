@@ -43,7 +43,7 @@ LEVELS = {
         "drain sweep",
         "embedding",
         "plans",
-        "repair finish",
+        "repair finish expansion",
         "status marks feed claims",
         "queue versions leases relations",
     ],

@@ -27,10 +27,25 @@ class IndexMark(models.Model):
     model_label = models.CharField(max_length=100, help_text="The product model, or one that products are related to.")
     key = models.CharField(max_length=255)
     kind = models.CharField(max_length=10, choices=Kind, default=Kind.CHANGED)
+    is_bulk = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="Of many products at once: a product that was saved by itself goes first.",
+    )
+    expanded_through = models.CharField(
+        max_length=255,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="Of a related row: its products up to this key are marked.",
+    )
     marked_at = models.DateTimeField(db_default=Now(), editable=False)
 
     class Meta:
-        indexes = [models.Index(fields=["model_label", "key"], name="visual_search_mark_key")]
+        indexes = [
+            models.Index(fields=["model_label", "key"], name="visual_search_mark_key"),
+            models.Index(fields=["is_bulk", "id"], name="visual_search_mark_order"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.model_label} {self.key}"
@@ -43,6 +58,7 @@ class IndexVersion(models.Model):
         BUILDING = "building"
         ACTIVE = "active"
         RETIRED = "retired"
+        DELETING = "deleting"
 
     checkpoint = models.CharField(max_length=500)
     fingerprint = models.CharField(max_length=64)
@@ -137,6 +153,7 @@ class Embedding(models.Model):
         constraints = [models.UniqueConstraint("version", "seq", name="visual_search_seq")]
         indexes = [
             models.Index(fields=["version", "product_key"], name="visual_search_embedding_key"),
+            models.Index("written_at", condition=Q(vector__isnull=True), name="visual_search_tombstone"),
         ]
 
     def __str__(self) -> str:
@@ -164,6 +181,14 @@ class FeedLease(models.Model):
         max_length=36, blank=True, default="", help_text="Of the position; empty before the first."
     )
     seq = models.BigIntegerField(default=0, help_text="The position; the store keeps it too.")
+    must_compare = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="The store may hold points that the table does not know: all of it has to be compared.",
+    )
+    engine_started = models.CharField(
+        max_length=100, blank=True, default="", db_default="", help_text="Which start of the engine fed it last."
+    )
     compared_through = models.UUIDField(
         null=True, blank=True, help_text="The sweep goes on comparing points with the table from here."
     )

@@ -23,6 +23,7 @@ from visual_search.components import encoder_for
 from visual_search.exceptions import ConfigurationError
 from visual_search.index import building, claims, drain, feed, versions
 from visual_search.index.embedding import embed_plans
+from visual_search.index.expansion import expand_related_marks
 from visual_search.index.finish import DrainReport, Result, finish
 from visual_search.index.plans import make_plans
 from visual_search.index.verify import verify
@@ -82,7 +83,7 @@ def test_two_workers__never_claim_the_same_product(make_product: Any, version: A
 def test_two_drains__index_everything_once(make_product: Any, version: Any) -> None:
     for seed in range(12):
         make_product(seed)
-    claims.expand_related_marks("default")
+    expand_related_marks("default")
     reports = at_once(drain.drain, drain.drain)
     assert sum(report.embedded for report in reports) == 12
     assert not IndexMark.objects.exists()
@@ -114,7 +115,7 @@ def test_uncommitted_save__is_not_drained_before_its_commit(make_product: Any, v
 
 def test_save_during_the_embedding__wins_in_the_end(make_product: Any, version: Any) -> None:
     product = make_product(1)
-    claims.expand_related_marks("default")
+    expand_related_marks("default")
     claim = claims.claim(version, limit=10)
     assert claim is not None
     plans = list(make_plans(claim, database="default"))
@@ -139,7 +140,7 @@ def test_deleted_and_created_again_with_the_same_key__ends_indexed(make_product:
     key = product.pk
     drain.drain()
     product.delete()
-    claims.expand_related_marks("default")
+    expand_related_marks("default")
     claim = claims.claim(version, limit=10)
     assert claim is not None
     plans = list(make_plans(claim, database="default"))  # sees it deleted
@@ -154,7 +155,7 @@ def test_deleted_and_created_again_with_the_same_key__ends_indexed(make_product:
 
 def test_lease_lost__the_slow_worker_writes_nothing(make_product: Any, version: Any) -> None:
     product = make_product(1)
-    claims.expand_related_marks("default")
+    expand_related_marks("default")
     slow = claims.claim(version, limit=10)
     assert slow is not None
     plans = list(make_plans(slow, database="default"))
@@ -231,7 +232,7 @@ def test_second_worker__is_not_told_that_nothing_is_left(version: Any) -> None:
 
 def test_error_text_with_nul__does_not_stop_the_drain(make_product: Any, version: Any) -> None:
     product = make_product(1)
-    claims.expand_related_marks("default")
+    expand_related_marks("default")
     claim = claims.claim(version, limit=10)
     assert claim is not None
     result = Result(str(product.pk), State.FAILED, errors=["a\0b"])

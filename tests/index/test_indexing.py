@@ -21,6 +21,7 @@ from visual_search.catalog import get_catalog
 from visual_search.components import encoder_for, store_for
 from visual_search.exceptions import CheckpointMissing, Unavailable
 from visual_search.index import claims, drain, feed, finish, queue, signals, sweep, versions
+from visual_search.index.expansion import expand_related_marks
 from visual_search.index.marks import mark_dirty
 from visual_search.index.verify import verify
 from visual_search.models import Embedding, FeedState, IndexEntry, IndexMark, IndexVersion
@@ -495,7 +496,7 @@ def test_encoder_that_fails_on_everything__costs_no_attempt(
         def embed_images(self, images: Any) -> Any:
             raise RuntimeError("CUDA error: device-side assert")
 
-    claims.expand_related_marks("default")
+    expand_related_marks("default")
     claim = claims.claim(versions.ensure_active(), limit=10)
     assert claim is not None
     with pytest.raises(Unavailable, match="device-side assert"):

@@ -7,14 +7,16 @@ from typing import Any
 import pytest
 from django.contrib.sessions.models import Session
 from django.core.files.base import ContentFile
-from django.db import transaction
-from django.db.models.signals import pre_delete
+from django.db import connection, transaction
+from django.db.models.signals import m2m_changed, post_delete, post_save, pre_delete, pre_save
 
 from example_shop.models import Brand, Category, Product, ProductImage
 from tests.drawings import photo_bytes
 from tests.gadgets.models import Gadget, GadgetProxy, Line, Maker, Phone, Tag, Variant
-from visual_search.index.claims import expand_related_marks
-from visual_search.index.marks import mark_dirty
+from visual_search.index import claims, expansion, signals, versions
+from visual_search.index import marks as marks_module
+from visual_search.index.expansion import expand_related_marks
+from visual_search.index.marks import mark, mark_dirty
 from visual_search.index.queue import enqueue_drain
 from visual_search.models import IndexMark
 
@@ -50,6 +52,7 @@ def gadgets(settings: Any, db: Any) -> Any:
 def test_save__writes_one_insert_and_nothing_else(shop: Any, django_assert_num_queries: Any) -> None:
     product = shop[0]
     with transaction.atomic():
+        shop[1].save()  # the first mark of a transaction is written in a savepoint
         with django_assert_num_queries(2) as executed:
             product.save(force_update=True)
         statements = [query["sql"] for query in executed.captured_queries]
@@ -102,8 +105,10 @@ def test_image_saved_without_its_product_field__needs_no_query_for_the_old_one(
     shop: Any, django_assert_num_queries: Any
 ) -> None:
     image = shop[0].images.get()
-    with transaction.atomic(), django_assert_num_queries(2):
-        image.save(update_fields=["position"])
+    with transaction.atomic():
+        shop[1].save()  # the first mark of a transaction is written in a savepoint
+        with django_assert_num_queries(2):
+            image.save(update_fields=["position"])
 
 
 def test_image_deleted__marks_its_product(shop: Any) -> None:
@@ -189,3 +194,139 @@ def test_many_to_many_change__marks_the_product(gadgets: Any, change: str) -> No
         "tag_save": tag.save,
     }[change]()
     assert product_keys() == {str(gadgets[0].pk)}
+
+
+# Nothing of the search raises into the shop's code
+
+
+def test_signals_sent_by_hand__raise_nothing_and_mark(shop: Any) -> None:
+    product = shop[0]
+    image = product.images.get()
+    for signal in (pre_save, post_save, pre_delete, post_delete):
+        signal.send(Product, instance=product)
+        signal.send(ProductImage, instance=image)
+        signal.send(Category, instance=product.category)
+    m2m_changed.send(Product, instance=product)
+    assert ("example_shop.product", str(product.pk)) in marks()
+
+
+@pytest.mark.parametrize("is_atomic", [True, False], ids=["in a transaction", "in autocommit"])
+def test_table_of_marks_that_is_gone__stops_no_save_and_poisons_no_transaction(
+    shop: Any, is_atomic: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    product = shop[0]
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE visual_search_indexmark RENAME TO elsewhere")
+    try:
+        product.name = "saved"
+        if is_atomic:
+            with transaction.atomic():
+                product.save()
+                product.refresh_from_db()  # the transaction still works
+        else:
+            product.save()
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE elsewhere RENAME TO visual_search_indexmark")
+    product.refresh_from_db()
+    assert product.name == "saved"
+    assert "the sweep will find it" in caplog.text
+
+
+def test_save_before_the_first_migration__is_passed_over(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(marks_module, "_databases_with_tables", set())
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE visual_search_indexmark RENAME TO elsewhere")
+    shop[0].save()
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE elsewhere RENAME TO visual_search_indexmark")
+    assert not marks()
+    shop[0].save()
+    assert marks() == {("example_shop.product", str(shop[0].pk))}
+
+
+def test_catalogue_that_raises__stops_no_save(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "get_catalog", lambda: 1 / 0)
+    shop[0].save()
+    shop[0].images.get().delete()
+    assert not marks()
+
+
+@pytest.mark.parametrize("key", ["k" * 300, "nul\0"])
+def test_key_that_no_table_holds__is_logged_and_passed_over(
+    db: Any, key: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert mark([("example_shop.product", key), ("example_shop.product", "1")], using="default") == 1
+    assert marks() == {("example_shop.product", "1")}
+    assert "can't be indexed" in caplog.text
+
+
+# Related rows with many products
+
+
+def test_related_row_saved_many_times__is_expanded_once(shop: Any) -> None:
+    for _ in range(5):
+        shop[0].category.save()
+    assert expand_related_marks("default") == 2
+    assert expand_related_marks("default") == 0
+    assert IndexMark.objects.count() == 2
+
+
+def test_expansion_that_is_killed__continues_where_it_ended(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expansion, "SLICE", 1)
+    shop[0].category.save()
+    assert expand_related_marks("default", seconds=0) == 1  # one slice, then the time is over
+    cursor = IndexMark.objects.get(model_label="example_shop.category").expanded_through
+    assert cursor == str(min(shop[0].pk, shop[1].pk))
+    assert expand_related_marks("default") == 1
+    assert not IndexMark.objects.exclude(model_label="example_shop.product").exists()
+
+
+def test_slice_that_another_worker_took__is_not_marked_twice(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expansion, "SLICE", 1)
+    shop[0].category.save()
+    mark_row = IndexMark.objects.get()
+    assert expansion._expand_slice(mark_row, "default") == 1
+    assert expansion._expand_slice(mark_row, "default") == 0  # read before the other worker moved the cursor
+    assert IndexMark.objects.filter(model_label="example_shop.product").count() == 1
+
+
+def test_row_saved_again_while_it_is_expanded__marks_products_that_were_claimed_meanwhile(
+    shop: Any, index: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.drain()
+    version = versions.ensure_active()
+    shop[0].category.save()
+    assert expand_related_marks("default") == 2
+    claim = claims.claim(version, limit=10)
+    assert claim is not None  # may have read the products before the next save
+    shop[0].category.save()
+    assert expand_related_marks("default") == 2
+
+
+def test_cursor_of_another_type_of_key__begins_anew(shop: Any) -> None:
+    shop[0].category.save()
+    IndexMark.objects.update(expanded_through="no number")
+    assert expand_related_marks("default") == 2
+
+
+def test_product_saved_during_a_bulk_change__is_claimed_next(shop: Any, index: Any, make_product: Any) -> None:
+    index.drain()
+    IndexMark.objects.bulk_create(
+        IndexMark(model_label="example_shop.product", key=str(key), is_bulk=True) for key in range(1000, 1500)
+    )
+    newcomer = make_product(9)
+    claim = claims.claim(versions.ensure_active(), limit=8)
+    assert claim is not None
+    assert str(newcomer.pk) in claim.products
+    assert len(claim.products) == 8
+
+
+def test_steady_saves__leave_a_quarter_of_each_claim_to_a_bulk_change(shop: Any, index: Any) -> None:
+    index.drain()
+    label = "example_shop.product"
+    IndexMark.objects.bulk_create(IndexMark(model_label=label, key=f"b{n}", is_bulk=True) for n in range(50))
+    IndexMark.objects.bulk_create(IndexMark(model_label=label, key=f"d{n}") for n in range(50))
+    claim = claims.claim(versions.ensure_active(), limit=8)
+    assert claim is not None
+    assert sorted(key[0] for key in claim.products) == ["b"] * 2 + ["d"] * 6

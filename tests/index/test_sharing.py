@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.utils import timezone
 from django_q.models import OrmQ
 
 from visual_search import tasks
@@ -70,7 +72,8 @@ def test_products_that_others_work_on__are_no_backlog(make_product: Callable[...
     IndexMark.objects.bulk_create([IndexMark(model_label="example_shop.product", key=key) for key in products])
     assert sharing.has_backlog()
     for entry in IndexEntry.objects.all()[:8]:
-        entry.claim_token, entry.lease_until = "5d6a7c0e-8b0f-5c52-9f0e-3f6a0c5a1f5e", "2100-01-01T00:00:00Z"
+        entry.claim_token = "5d6a7c0e-8b0f-5c52-9f0e-3f6a0c5a1f5e"
+        entry.lease_until = timezone.now() + datetime.timedelta(minutes=1)
         entry.save()
     assert not sharing.has_backlog()
 

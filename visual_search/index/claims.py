@@ -18,7 +18,6 @@ from django.db.models.functions import Now
 
 from visual_search.catalog import get_catalog
 from visual_search.conf import get_settings
-from visual_search.index import relations
 from visual_search.models import IndexEntry, IndexMark, IndexVersion, product_label
 
 MARKS_PER_CLAIM = 5_000  # more marks of the same products are left to the next claim
@@ -45,25 +44,6 @@ class Claim:
     token: uuid.UUID
     products: dict[str, ClaimedProduct]
     is_build: bool = False
-
-
-def expand_related_marks(database: str) -> int:
-    """Turn marks of related rows (a brand, a category) into marks of their products. Return how many."""
-    label = product_label(get_catalog().model)
-    expanded = 0
-    marks = IndexMark.objects.using(database)
-    while page := list(marks.exclude(model_label=label).order_by("pk")[:100]):
-        keys: dict[str, list[str]] = defaultdict(list)
-        for mark in page:
-            keys[mark.model_label].append(mark.key)
-        for related_label, related_keys in keys.items():
-            products = relations.affected_products(related_label, list(dict.fromkeys(related_keys)), database=database)
-            for some in relations.in_slices(products):
-                marks.bulk_create([IndexMark(model_label=label, key=key) for key in some])
-                expanded += len(some)
-        # Last: a worker that is killed before leaves the marks, and expanding them twice does no harm.
-        marks.filter(pk__in=[mark.pk for mark in page]).delete()
-    return expanded
 
 
 def claim(version: IndexVersion, *, limit: int) -> Claim | None:
@@ -101,20 +81,50 @@ def _claim(
 
 
 def _free_dirty_entries(version: IndexVersion, database: str, limit: int) -> list[IndexEntry]:
-    """Return locked entries of products that have marks and no living lease, the oldest marks first."""
+    """Return locked entries of products that have marks and no living lease: saved ones first, then those of a bulk."""
     entries = IndexEntry.objects.using(database).filter(version=version)
-    leased = entries.filter(key=OuterRef("key"), lease_until__gt=Now())
-    marks = IndexMark.objects.using(database).filter(model_label=product_label(get_catalog().model))
-    keys = list(
-        dict.fromkeys(marks.filter(~Exists(leased)).order_by("pk").values_list("key", flat=True)[: limit * WINDOW])
-    )
+    keys = dirty_keys(version, database, limit)
     if not keys:
         return []
     known = set(entries.filter(key__in=keys).values_list("key", flat=True))
     missing = [IndexEntry(version=version, key=key) for key in sorted(keys) if key not in known]
     entries.bulk_create(missing, ignore_conflicts=True)
     place = {key: at for at, key in enumerate(keys)}
-    return sorted(_lock_free(entries.filter(key__in=keys), database, limit), key=lambda entry: place[entry.key])
+    wanted = entries.filter(key__in=keys)
+    found = list(_lock_free(wanted.filter(key__in=keys[:limit], claim_token=None), database, limit))
+    if len(found) < limit:  # the first ones are claimed by now, or their workers died
+        found += _lock_free(wanted.exclude(pk__in=[entry.pk for entry in found]), database, limit - len(found))
+    return sorted(found, key=lambda entry: place[entry.key])
+
+
+def dirty_keys(version: IndexVersion, database: str, limit: int) -> list[str]:
+    """Return the products to claim next, several times `limit` because other workers take some of them.
+
+    A quarter of the first `limit` is left to bulk changes, so that steady saves can't hold them up for ever.
+    """
+    marks = unclaimed_marks(version, database)
+    window = limit * WINDOW
+    direct, bulk = (
+        list(dict.fromkeys(marks.filter(is_bulk=is_bulk).order_by("pk").values_list("key", flat=True)[:window]))
+        for is_bulk in (False, True)
+    )
+    first = max(limit - limit // 4, limit - len(bulk))
+    return list(dict.fromkeys([*direct[:first], *bulk[:limit], *direct[first:], *bulk]))
+
+
+def unclaimed_marks(version: IndexVersion | None, database: str) -> QuerySet[IndexMark]:
+    """Return the marks of products that no worker holds."""
+    leased = leased_entries(version, database).filter(key=OuterRef("key"))
+    return IndexMark.objects.using(database).filter(~Exists(leased), model_label=product_label(get_catalog().model))
+
+
+def leased_entries(version: IndexVersion | None, database: str) -> QuerySet[IndexEntry]:
+    """Return the entries of products that a worker holds.
+
+    A lease that ends later than a new one would is none: the database's clock was set back.
+    """
+    entries = IndexEntry.objects.using(database).filter(version=version)
+    return entries.filter(lease_until__gt=Now(), lease_until__lte=lease_end())
 
 
 def _free_pending_entries(version: IndexVersion, database: str, limit: int) -> list[IndexEntry]:
@@ -129,7 +139,7 @@ def _lock_free(entries: QuerySet[IndexEntry], database: str, limit: int) -> Quer
     Those whose worker died come last, however many there are. No more are locked than are wanted: another worker
     skips what is locked and would find nothing. It never waits, so the order of locks does not matter.
     """
-    free = entries.filter(Q(lease_until=None) | Q(lease_until__lte=Now()))
+    free = entries.filter(Q(lease_until=None) | Q(lease_until__lte=Now()) | Q(lease_until__gt=lease_end()))
     if connections[database].features.has_select_for_update_skip_locked:
         free = free.select_for_update(skip_locked=True)
     return free.order_by(F("claim_token").asc(nulls_first=True), "key")[:limit]
@@ -153,7 +163,7 @@ def _take(chosen: list[IndexEntry], token: uuid.UUID, database: str, *, is_build
     for attempts, group in by_attempts.items():
         IndexEntry.objects.using(database).filter(pk__in=[entry.pk for entry in group]).update(
             claim_token=token,
-            lease_until=_lease_end(),
+            lease_until=lease_end(),
             claimed_through=newest,
             attempts=attempts,
             next_attempt_at=None,
@@ -186,7 +196,7 @@ def _give_up(entries: list[IndexEntry], database: str) -> None:
 
 def renew(claim: Claim, database: str) -> None:
     """Keep the lease alive; called before each batch."""
-    update_in_order(_held(claim, database), lease_until=_lease_end())
+    update_in_order(_held(claim, database), lease_until=lease_end())
 
 
 def release(claim: Claim, database: str) -> None:
@@ -215,5 +225,5 @@ def entry_text(*lines: str) -> str:
     return "\n".join(lines).replace("\0", "")  # PostgreSQL refuses NUL
 
 
-def _lease_end() -> Any:
+def lease_end() -> Any:
     return Now() + datetime.timedelta(seconds=get_settings().LEASE_SECONDS)

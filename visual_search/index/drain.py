@@ -27,6 +27,7 @@ from visual_search.exceptions import (
 from visual_search.index import claims, feed, versions
 from visual_search.index.claims import Claim
 from visual_search.index.embedding import embed_plans
+from visual_search.index.expansion import expand_related_marks
 from visual_search.index.finish import DrainReport, Result, finish
 from visual_search.index.plans import conclude, make_plans
 from visual_search.models import IndexMark
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+EXPAND_SECONDS = 1.0  # of each turn: products that were saved by themselves must not wait for a category's
 CLAIM_BATCHES = 2  # batches' worth of products in one claim: while one is embedded the next is decoded
 
 
@@ -48,7 +50,7 @@ def drain(*, seconds: float | None = None, progress: Callable[[Result], object] 
     database = get_catalog().database
     deadline = time.monotonic() + (get_settings().DRAIN_SECONDS if seconds is None else seconds)
     report = DrainReport()
-    claims.expand_related_marks(database)
+    expand_related_marks(database, seconds=EXPAND_SECONDS)
     if not IndexMark.objects.using(database).exists():
         return report
     while True:
@@ -70,7 +72,7 @@ def drain(*, seconds: float | None = None, progress: Callable[[Result], object] 
         if time.monotonic() >= deadline:
             report.is_unfinished = IndexMark.objects.using(database).exists()
             break
-        claims.expand_related_marks(database)
+        expand_related_marks(database, seconds=EXPAND_SECONDS)
     return report
 
 

@@ -6,7 +6,7 @@ import datetime
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
 from django.db import DatabaseError, transaction
@@ -17,6 +17,9 @@ from django.utils.module_loading import import_string
 from visual_search.catalog import get_catalog
 from visual_search.conf import get_settings
 from visual_search.models import QueueState, first_row
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +32,15 @@ _runs_inline = False
 
 def request_drain(database: str) -> None:
     """Ask for a drain when the transaction commits: once a transaction, however many products it saves."""
-    connection = transaction.get_connection(database)
-    if not _runs_inline and any(callback is enqueue_drain for _, callback, *_ in connection.run_on_commit):
+    if not _runs_inline and is_drain_requested(transaction.get_connection(database)):
         return
     # robust: a broker that does not answer must not turn a committed save into an error; the sweep asks again.
     transaction.on_commit(enqueue_drain, using=database, robust=True)
+
+
+def is_drain_requested(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether the connection's transaction will ask for a drain when it commits."""
+    return any(callback is enqueue_drain for _, callback, *_ in connection.run_on_commit)
 
 
 def enqueue_drain() -> None:

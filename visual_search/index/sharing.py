@@ -10,14 +10,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from django.db.models import Exists, OuterRef
-from django.db.models.functions import Now
-
 from visual_search.catalog import get_catalog
-from visual_search.index import claims, queue
+from visual_search.index import claims, queue, versions
 from visual_search.index.drain import claim_size
 from visual_search.index.finish import Result
-from visual_search.models import IndexEntry, IndexMark, IndexVersion, product_label
 
 LOOK_SECONDS = 1  # a claim takes a second or more; each look costs two queries of a few rows
 
@@ -42,11 +38,8 @@ def share_backlog() -> Callable[[Result], None]:
 
 def has_backlog() -> bool:
     """Say whether more waits, claimed by nobody, than one claim takes: products, or as many marks as it looks at."""
-    database = get_catalog().database
     products = claim_size()
-    entries = IndexEntry.objects.using(database).filter(version__state=IndexVersion.State.ACTIVE)
-    leased = entries.filter(key=OuterRef("key"), lease_until__gt=Now())
-    marks = IndexMark.objects.using(database).filter(model_label=product_label(get_catalog().model))
     window = products * claims.WINDOW
-    keys = list(marks.filter(~Exists(leased)).order_by("pk").values_list("key", flat=True)[: window + 1])
+    marks = claims.unclaimed_marks(versions.find_active(), get_catalog().database).order_by("pk")
+    keys = list(marks.values_list("key", flat=True)[: window + 1])
     return len(keys) > window or len(set(keys)) > products

@@ -7,11 +7,14 @@ Django's fast deletes from the whole project.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from django.apps import apps
 from django.core.signals import setting_changed
+from django.db import router, transaction
 from django.db.models import Model
 from django.db.models.signals import m2m_changed, post_delete, post_save, pre_delete, pre_save
 
@@ -19,9 +22,12 @@ from visual_search.catalog import get_catalog
 from visual_search.conf import SETTING
 from visual_search.exceptions import ConfigurationError
 from visual_search.index import relations
-from visual_search.index.marks import Target, mark, mark_dirty
+from visual_search.index.marks import Target, have_tables, mark, mark_dirty
+from visual_search.index.queue import is_drain_requested
 from visual_search.index.relations import Relation
 from visual_search.models import product_label
+
+logger = logging.getLogger(__name__)
 
 STASH = "_visual_search_marks"  # on the instance: what must be marked once its change is written
 
@@ -53,18 +59,45 @@ def disconnect() -> None:
                 signal.disconnect(sender=sender, dispatch_uid=_uid(sender, purpose))
 
 
-def _in_the_index_database(handler: Callable[..., None]) -> Callable[..., None]:
-    """Pass over rows of other databases: the index knows nothing of them."""
+def _receiver(handler: Callable[..., None]) -> Callable[..., None]:
+    """Make a signal receiver that passes over rows of other databases and never raises.
+
+    An error of ours must not stop a save, an order or a migration: it is logged, and the sweep finds the change.
+    Whoever sends these signals by hand may leave out arguments that Django's own senders pass.
+    """
 
     @functools.wraps(handler)
-    def handle(*, using: str, **kwargs: Any) -> None:
-        if using == get_catalog().database:
-            handler(using=using, **kwargs)
+    def receive(sender: type[Model], **kwargs: Any) -> None:
+        try:
+            using = kwargs.get("using") or kwargs["instance"]._state.db or router.db_for_write(sender)
+            if using == get_catalog().database:
+                with _contained(using) as may_write:
+                    if may_write:
+                        handler(**{"sender": sender, "raw": False, "update_fields": None} | kwargs | {"using": using})
+        except Exception:
+            logger.exception("A change of %s was not marked; the sweep will find it", sender._meta.label)
 
-    return handle
+    return receive
 
 
-@_in_the_index_database
+@contextmanager
+def _contained(using: str) -> Iterator[bool]:
+    """Keep an error of the block out of the transaction around it. Gives whether marks can be written at all.
+
+    A savepoint for the first mark of a transaction alone: where that one could be written, later ones can, and
+    PostgreSQL slows down with more than 64 of them in a transaction.
+    """
+    connection = transaction.get_connection(using)
+    if connection.needs_rollback or not have_tables(using):
+        yield False
+    elif connection.in_atomic_block and not is_drain_requested(connection):
+        with transaction.atomic(using=using):
+            yield True
+    else:
+        yield True
+
+
+@_receiver
 def _product_changed(sender: type[Model], instance: Model, using: str, **kwargs: Any) -> None:
     catalog = get_catalog()
     # A multi-table child's row is saved with its own key; the product's key is the parent row's.
@@ -72,7 +105,7 @@ def _product_changed(sender: type[Model], instance: Model, using: str, **kwargs:
     mark([(product_label(catalog.model), str(key))], using=using)
 
 
-@_in_the_index_database
+@_receiver
 def _related_will_change(
     sender: type[Model], instance: Model, using: str, raw: bool, update_fields: Iterable[str] | None, **kwargs: Any
 ) -> None:
@@ -87,25 +120,25 @@ def _related_will_change(
             _stash(instance, [(product_label(relation.parent), str(old))])
 
 
-@_in_the_index_database
+@_receiver
 def _related_changed(sender: type[Model], instance: Model, using: str, **kwargs: Any) -> None:
     shared = [(product_label(model), str(instance.pk)) for model in _shared_models(sender)]
     mark([*_parents(sender, instance), *shared, *_unstash(instance)], using=using)
 
 
-@_in_the_index_database
+@_receiver
 def _related_will_go(sender: type[Model], instance: Model, using: str, **kwargs: Any) -> None:
     """Find the products of a row that they point at: once it is gone, SET_NULL has cut the way to them."""
     for model in _shared_models(sender):
         mark_dirty(relations.affected_products(product_label(model), [str(instance.pk)], database=using))
 
 
-@_in_the_index_database
+@_receiver
 def _related_gone(sender: type[Model], instance: Model, using: str, **kwargs: Any) -> None:
     mark(_parents(sender, instance), using=using)
 
 
-@_in_the_index_database
+@_receiver
 def _members_changed(
     sender: type[Model], instance: Model, action: str, pk_set: set[Any] | None, using: str, **kwargs: Any
 ) -> None:

@@ -11,7 +11,8 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError
 
 from visual_search.catalog import get_catalog
-from visual_search.index import claims, drain, queue, status, versions
+from visual_search.index import drain, queue, status, versions
+from visual_search.index.expansion import expand_related_marks
 from visual_search.index.marks import mark_keys
 from visual_search.index.relations import in_slices
 from visual_search.index.sweep import differing_products, orphaned_entries
@@ -125,7 +126,7 @@ class Command(IndexCommand):
 
     def waiting(self) -> int:
         database = get_catalog().database
-        claims.expand_related_marks(database)
+        expand_related_marks(database)
         return IndexMark.objects.using(database).values("key").distinct().count()
 
     def report(self) -> None:
