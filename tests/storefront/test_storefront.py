@@ -6,7 +6,6 @@ import ast
 import gzip
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from django.template import Context, RequestContext, Template, TemplateSyntaxErr
 from django.test import Client, RequestFactory
 
 from example_shop.models import Product
+from tests import ROOT
 from tests.drawings import photo_bytes
 from visual_search.components import store_for
 from visual_search.exceptions import ConfigurationError
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.django_db
 
 PAGE = "/search-by-photo/"
 RESULTS = f"{PAGE}results/"
-PACKAGE = Path(messages.__file__).parent
+PACKAGE = ROOT / "visual_search"
 
 
 @pytest.fixture(autouse=True)
