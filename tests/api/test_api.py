@@ -1,4 +1,4 @@
-"""The API and the results page, as a client meets them: real uploads, errors with stable codes."""
+"""The API and the search page from the client's side: real uploads, errors with stable codes."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_too_many_searches_at_once__are_a_503_with_retry_after(client: Client, s
     assert (answer.status_code, answer.json()["code"], answer["Retry-After"]) == (503, "search_busy", "10")
 
 
-def test_photo_to_be_kept_beyond_the_turns_there_are__is_told_to_come_back(
+def test_keeping_a_photo_beyond_the_encode_concurrency__is_a_503_with_retry_after(
     client: Client, settings: Any, db: Any
 ) -> None:
     settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"ENCODE_CONCURRENCY": 1, "ENCODE_WAIT_SECONDS": 0.05}
@@ -131,7 +131,7 @@ def test_next_page_of_a_photo__is_the_same_form_posted_there(client: Client, sho
     ],
     ids=["empty", "text", "truncated", "bomb", "30MB"],
 )
-def test_bad_photo__is_refused_with_a_code_and_a_sentence(
+def test_bad_photo__is_rejected_with_a_code_and_a_sentence(
     client: Client, shop: Any, data: bytes, status: int, code: str
 ) -> None:
     answer = client.post(SEARCH, {"photo": upload(data)})
@@ -205,12 +205,12 @@ def test_several_photos__count_alike(client: Client, shop: Any) -> None:
     assert len(both["photos"]) == 3
 
 
-def test_too_many_photos__are_refused(client: Client, shop: Any) -> None:
+def test_too_many_photos__are_rejected(client: Client, shop: Any) -> None:
     answer = client.post(SEARCH, {"photo": [upload(photo_bytes()) for _ in range(5)]})
     assert (answer.status_code, answer.json()["code"]) == (400, "too_many_photos")
 
 
-def test_announced_length_too_large__is_refused_unread(client: Client, shop: Any) -> None:
+def test_content_length_too_large__is_rejected_unread(client: Client, shop: Any) -> None:
     class Unreadable(io.BytesIO):
         def read(self, *args: Any) -> bytes:
             raise AssertionError("the body was read")
@@ -221,7 +221,7 @@ def test_announced_length_too_large__is_refused_unread(client: Client, shop: Any
     assert (answer.status_code, answer.json()["code"]) == (413, "photo_too_large")
 
 
-def test_get_with_a_large_body__is_refused_too(client: Client, shop: Any, settings: Any) -> None:
+def test_get_with_a_large_body__is_rejected_too(client: Client, shop: Any, settings: Any) -> None:
     settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"MAX_UPLOAD_BYTES": 1000}
     answer = client.generic("GET", f"{SEARCH}?q=a", b"x" * 2_000_000, content_type="multipart/form-data; boundary=x")
     assert (answer.status_code, answer.json()["code"]) == (413, "photo_too_large")
@@ -390,7 +390,7 @@ def test_photo_that_can_not_be_kept__is_a_400(client: Client, fields: Any, code:
     assert (answer.status_code, answer.json()["code"]) == (400, code)
 
 
-def test_nothing_close__is_said_and_the_nearest_stand_apart(client: Client, shop: Any) -> None:
+def test_nothing_close__is_reported_with_the_nearest_as_fallback(client: Client, shop: Any) -> None:
     far = {"q": "a cathedral", "score_threshold": "0.99"}
     body = client.get(SEARCH, far | {"fallback": "1"}).json()
     assert (body["results"], body["nothing_close"], len(body["fallback"])) == ([], True, 1)
@@ -424,7 +424,7 @@ def test_photos__are_counted_by_rate_and_texts_are_not(client: Client, shop: Any
     ],
     ids=["api address", "api form", "page address", "page form"],
 )
-def test_token__is_counted_wherever_it_stands(client: Client, shop: Any, settings: Any, ask: Any) -> None:
+def test_token__is_counted_in_address_and_form(client: Client, shop: Any, settings: Any, ask: Any) -> None:
     token = keep(client, photo_bytes(seed=100))
     settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"PHOTO_RATE": "1/min"}
     assert [ask(client, token).status_code, ask(client, token).status_code] == [200, 429]
@@ -462,7 +462,7 @@ def test_product_serializer__adds_the_shops_own_view_of_a_product(client: Client
     assert {result["product"]["sku"] for result in body["results"]} == {"sku-1", "sku-2"}
 
 
-def test_similar_products_of_one_that_is_hidden__are_refused(client: Client, shop: Any) -> None:
+def test_similar_to_a_hidden_product__is_rejected(client: Client, shop: Any) -> None:
     Product.objects.filter(pk=shop[0].pk).update(is_published=False)
     answer = client.get(f"{API}similar/", {"product": shop[0].pk})
     assert (answer.status_code, answer.json()["code"]) == (400, "product_not_indexed")
@@ -482,12 +482,12 @@ def test_file_under_another_name__is_an_error_that_names_the_right_one(client: C
         assert "not as 'image'" in answer.json()["detail"]
 
 
-def test_kept_photo_with_anything_else__is_refused(client: Client, shop: Any) -> None:
+def test_keeping_a_photo_with_other_parameters__is_rejected(client: Client, shop: Any) -> None:
     answer = client.post(f"{API}photos/", {"photo": upload(photo_bytes()), "crop": "0,0,1,1"})
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid_query")
 
 
 @pytest.mark.parametrize("fields", [{"q": "red"}, {"text": "red"}, {"token": "x"}, {"like": "1"}])
-def test_similar_with_what_needs_an_encoder__is_refused(client: Client, shop: Any, fields: Any) -> None:
+def test_similar_with_parameters_that_need_an_encoder__is_rejected(client: Client, shop: Any, fields: Any) -> None:
     answer = client.get(f"{API}similar/", {"product": shop[0].pk} | fields)
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid_query")

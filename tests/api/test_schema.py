@@ -1,4 +1,4 @@
-"""The OpenAPI document: complete, without warnings, and what the API really does."""
+"""The OpenAPI document: complete, without warnings, and true to the API."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def test_schema__is_valid_and_without_warnings() -> None:
     out = io.StringIO()
     call_command("spectacular", "--fail-on-warn", "--validate", stdout=out)
     document = yaml.safe_load(out.getvalue())
-    ours = {path.removeprefix(PREFIX) for path in document["paths"] if path.startswith(PREFIX)}
-    assert ours == {"search/", "similar/", "photos/", "facets/", "health/"}
+    own_paths = {path.removeprefix(PREFIX) for path in document["paths"] if path.startswith(PREFIX)}
+    assert own_paths == {"search/", "similar/", "photos/", "facets/", "health/"}
 
 
 def test_schema__knows_the_catalogues_filters_and_explains_every_field(client: Client) -> None:
@@ -74,8 +74,8 @@ def served(make_product: Any, index: Any) -> Any:
     ("path", "method"),
     [("search/", "GET"), ("search/", "POST"), ("similar/", "GET"), ("photos/", "POST"), ("facets/", "GET")],
 )
-def test_any_request__gets_an_answer_of_the_schema(served: Any, path: str, method: str, mode: GenerationMode) -> None:
-    """mode: what the schema allows, or what it does not."""
+def test_any_request__gets_a_response_of_the_schema(served: Any, path: str, method: str, mode: GenerationMode) -> None:
+    """mode: positive for requests that the schema allows, negative for others."""
     statuses: Counter[int] = Counter()
 
     @given(case=served[PREFIX + path][method].as_strategy(generation_mode=mode))
@@ -91,12 +91,12 @@ def test_any_request__gets_an_answer_of_the_schema(served: Any, path: str, metho
 
 
 @pytest.mark.django_db
-def test_health__is_of_the_schema(served: Any) -> None:
+def test_health__conforms_to_the_schema(served: Any) -> None:
     assert served[f"{PREFIX}health/"]["GET"].Case().call_and_validate(checks=CHECKS).status_code == 200
 
 
 def make_answerable(case: schemathesis.Case) -> None:
-    """Put in what no fuzzer guesses, pictures and a product's key, and leave out what it guessed of them."""
+    """Set what no fuzzer can guess, pictures and a product's key, and remove its guesses."""
     for part in (case.query, case.body):
         if isinstance(part, dict):
             for name in ("token", "crop", "like", "unlike", "min_price", "max_price", "limit", "offset", "fallback"):

@@ -1,4 +1,4 @@
-"""A live shop with a real queue worker, and Debian's Chromium to shop in it."""
+"""Fixtures: a live shop with a real queue worker, and Debian's Chromium to visit it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
 PRODUCTS = 30  # three pages of them
-PATIENCE_MS = 15_000  # of what a shopper waits for; the machine may be busy
+PATIENCE_MS = 15_000  # for anything a shopper waits for; the machine may be busy
 
-# Heard in every page: what the policy forbids, and what moves.
+# Recorded on every page: violations of the policy, and layout shifts.
 WATCH = """
 addEventListener("securitypolicyviolation", ({ violatedDirective, blockedURI }) =>
   console.error("policy", violatedDirective, blockedURI));
@@ -53,7 +53,7 @@ class LiveShop(Shop):
         self.address = f"http://127.0.0.1:{self.port}"
 
     def serve(self) -> None:
-        """Start the web process; it answers when this returns, its encoder may still be cold."""
+        """Start the web process and wait until it answers; its encoder may still be cold."""
         self.start("web.log", "runserver", f"127.0.0.1:{self.port}", "--noreload")
         wait_for(lambda: self.answers("/"), self)
 
@@ -65,13 +65,13 @@ class LiveShop(Shop):
             return False
 
     def forget_photos(self) -> None:
-        """Empty the cache: kept photos are gone, as after ten minutes, and counted requests, too."""
+        """Empty the cache: this removes kept photos, as if ten minutes had passed, and the throttles' counts."""
         shutil.rmtree(self.folder / "cache", ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
 def shop(starter_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveShop]:
-    """The drawn shop, indexed by its worker, its web process warm."""
+    """The drawn shop, indexed by its worker, with a warm web process."""
     if shutil.which("chromium") is None:
         lacks("chromium", "Chromium is not installed (Debian: apt install chromium)")
     live = LiveShop(tmp_path_factory.mktemp("browser"), starter_folder)
@@ -89,7 +89,7 @@ def shop(starter_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium. Of a module: while Playwright runs, Django refuses the database to this thread."""
+    """Chromium. Module-scoped: while Playwright runs, Django refuses database access in this thread."""
     from playwright.sync_api import sync_playwright
 
     program = shutil.which("chromium")
@@ -106,14 +106,14 @@ def browser() -> Iterator[Browser]:
 def new_page(browser: Browser, shop: LiveShop) -> Iterator[Callable[..., Page]]:
     """Return a function that opens a page in a window of its own: `new_page("/", viewport={…})`.
 
-    At the end no page may have met an error or a violation of the policy.
+    Fails at the end if any page met an error or a violation of the policy.
     """
     shop.forget_photos()
     contexts: list[BrowserContext] = []
     problems: list[str] = []
 
-    def hear(message: Any) -> None:
-        # Chromium itself notes every answer that is an error; which ones there should be is the test's to say.
+    def collect_error(message: Any) -> None:
+        # Chromium logs every error response; the tests themselves check which ones to expect.
         if message.type == "error" and not message.text.startswith("Failed to load resource"):
             problems.append(f"{message.text} ({message.location})")
 
@@ -121,11 +121,11 @@ def new_page(browser: Browser, shop: LiveShop) -> Iterator[Callable[..., Page]]:
         context = browser.new_context(base_url=shop.address, **{"viewport": {"width": 1280, "height": 900}} | options)
         context.set_default_timeout(PATIENCE_MS)
         context.add_init_script(WATCH)
-        context.on("console", hear)
+        context.on("console", collect_error)
         context.on("weberror", lambda error: problems.append(str(error.error)))
         contexts.append(context)
         page = context.new_page()
-        # Playwright catches file choosers while somebody listens, and does not wait until Chromium knows: listen early.
+        # Playwright intercepts file choosers only with a listener, which reaches Chromium with a delay: listen early.
         page.on("filechooser", lambda chooser: None)
         page.goto(path)
         return page
@@ -148,7 +148,7 @@ def product(name: str) -> DrawnProduct:
 
 @pytest.fixture(scope="session")
 def snapshots() -> Callable[..., bytes]:
-    """Return a function that gives a photo, 1200 x 1400: a product, and another one to its right behind it."""
+    """Return a function that returns a photo, 1200 x 1400: a product, and another one behind it on the right."""
     made: dict[tuple[str, str], bytes] = {}
 
     def snapshot(name: str = "Sage chair", beside: str = "Cream table lamp") -> bytes:

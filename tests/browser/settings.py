@@ -1,4 +1,4 @@
-"""The example shop as shoppers' browsers meet it: under a strict Content-Security-Policy, also from right to left."""
+"""The example shop with a strict Content-Security-Policy, and with a right-to-left language."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ MIDDLEWARE = ["tests.browser.settings.content_security_policy", *MIDDLEWARE]
 LANGUAGES = [*LANGUAGES, ("ar", "Arabic")]
 ROOT_URLCONF = "tests.browser.urls"
 VISUAL_SEARCH = VISUAL_SEARCH | {"DEFAULT_LIMIT": 12, "PHOTO_RATE": "60/min"}
-PHOTO_CACHE = STATE_DIR / "cache"  # a test empties it to make the shop forget its photos
+PHOTO_CACHE = STATE_DIR / "cache"  # tests empty it to remove kept photos
 CACHES = {
     "default": {"BACKEND": "django.core.cache.backends.filebased.FileBasedCache", "LOCATION": PHOTO_CACHE},
 }
 
 
 def content_security_policy(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[..., HttpResponse]:
-    """Allow what the shop itself serves, and nothing inline: no data: and no blob: either."""
+    """Allow only what the shop itself serves: nothing inline, no data: and no blob: URLs."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         response = get_response(request)

@@ -1,4 +1,4 @@
-"""What shoppers do with the widget, and what they see of it."""
+"""Helpers for browser tests: what shoppers do with the widget and what they see."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page, Request
 
 HITS = "[data-vs-hits] > li"
-# The paste or the drop of a file, as Chromium itself would send it: with a real DataTransfer.
+# Paste or drop files with a real DataTransfer, as Chromium itself does.
 GIVE = """([kind, selector, files]) => {
   const data = new DataTransfer();
   for (const { name, type, base64 } of files)
@@ -30,7 +30,7 @@ def choose(page: Page, data: bytes, name: str = "photo.jpg", mime: str = "image/
 
 
 def give(page: Page, kind: str, *files: bytes, mime: str = "image/jpeg", to: str = "body") -> None:
-    """Paste files, or drop them."""
+    """Paste or drop files. kind: `paste` or `drop`."""
     sent = [{"name": "photo.jpg", "type": mime, "base64": base64.b64encode(data).decode()} for data in files]
     page.evaluate(GIVE, [kind, to, sent])
 
@@ -50,7 +50,7 @@ def expect_idle(page: Page) -> None:
 
 
 def expect_error(page: Page, code: str) -> Locator:
-    """Wait for the sentence of this error, the only one there is."""
+    """Wait for this error and return the element with its sentence."""
     error = page.locator("[data-vs-error]")
     expect(error).to_have_attribute("data-code", code)
     expect(error).not_to_be_empty()
@@ -67,7 +67,7 @@ def action(page: Page, name: str) -> Locator:
 
 
 def focused(page: Page) -> str:
-    """Return what has the focus: its tag, and its text, label or name."""
+    """Describe the focused element: its tag, and its label, text or name."""
     return str(
         page.evaluate("""() => {
           const it = document.activeElement;
@@ -77,13 +77,13 @@ def focused(page: Page) -> str:
 
 
 def crop_of(page: Page) -> list[float]:
-    """Return the crop of the form: left, top, right, bottom; all of the photo where it is empty."""
+    """Return the form's crop: left, top, right, bottom; the whole photo if it is empty."""
     value = page.locator('[data-vs-form] [name="crop"]').input_value()
     return [float(share) for share in value.split(",")] if value else [0, 0, 1, 1]
 
 
 def uploads(page: Page) -> list[Request]:
-    """Return a list that grows by each photo that is sent."""
+    """Return a list that receives every POST request from now on."""
     sent: list[Request] = []
     page.on("request", lambda request: sent.append(request) if request.method == "POST" else None)
     return sent
@@ -95,7 +95,7 @@ def weight(request: Request) -> int:
 
 
 def pixel(page: Page, x: float, y: float) -> list[int]:
-    """Return the colour, RGB, that the preview shows at this place, in shares of its sides."""
+    """Return the RGB colour of the preview at this point. x, y: fractions of its sides."""
     found: Any = page.evaluate(
         """([x, y]) => {
           const canvas = document.querySelector("[data-vs-canvas]");
@@ -113,7 +113,7 @@ def canvas_size(page: Page) -> tuple[int, int]:
 
 
 def slow_down(page: Page, *, upload: float, latency_ms: float = 50) -> None:
-    """Make the line slow: `upload` bytes a second. Zero makes it fast again."""
+    """Slow the connection down to `upload` bytes per second. Zero makes it fast again."""
     rates = {"uploadThroughput": upload or -1, "downloadThroughput": -1, "latency": latency_ms if upload else 0}
     line = page.context.new_cdp_session(page)
     line.send("Network.enable")

@@ -1,4 +1,4 @@
-"""That everybody can use it: by keyboard, by ear, in any width, light, direction and language; and nothing jumps."""
+"""Accessibility: keyboard, screen reader, any width, colour scheme, direction and language, and a stable layout."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ TARGET_PX = 24  # WCAG 2.2, 2.5.8
 
 
 def violations(page: Page) -> list[str]:
-    """Return what axe-core finds wrong in the page as it is now."""
+    """Return the violations that axe-core finds in the current page."""
     import axe_playwright_python
 
     if not page.evaluate("'axe' in window"):
-        # Evaluated and not put into the page: its policy forbids that.
+        # Evaluated, not inserted as a script: the page's policy forbids that.
         page.evaluate((Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text())
     found = page.evaluate("rules => axe.run({ runOnly: { type: 'tag', values: rules } })", RULES)
     return [f"{one['id']}: {node['html'][:150]}" for one in found["violations"] for node in one["nodes"]]
@@ -48,7 +48,7 @@ def open_filters(page: Page) -> None:
 
 
 def empty(page: Page, photo: bytes) -> None:
-    """As the page is when it is opened."""
+    """Leave the page as it is when opened."""
 
 
 def with_results(page: Page, photo: bytes) -> None:
@@ -95,7 +95,7 @@ def test_shop_pages_with_tags__have_no_violation_that_axe_finds(new_page: OpenPa
     assert violations(page) == []
 
 
-# By keyboard
+# Keyboard
 
 
 def tab_to(page: Page, wanted: Locator, *, backwards: bool = False) -> None:
@@ -108,7 +108,7 @@ def tab_to(page: Page, wanted: Locator, *, backwards: bool = False) -> None:
 
 
 def is_focus_visible(page: Page) -> bool:
-    """Say whether something is drawn around what has the focus: by itself, its mark or its label."""
+    """Return whether the focused element, its marker or its label has a visible focus outline."""
     return bool(
         page.evaluate("""() => {
           const it = document.activeElement;
@@ -176,7 +176,7 @@ def test_whole_search__by_keyboard_alone(page: Page, snapshots: Any) -> None:
     expect(page).to_have_url(re.compile("/products/"))
 
 
-# By ear
+# Screen reader
 
 
 def test_everything_that_happens__is_announced(page: Page, snapshots: Any) -> None:
@@ -251,7 +251,7 @@ def test_right_to_left__the_form_stands_to_the_right_of_the_results(new_page: Op
     assert hits
     assert form["x"] >= hits["x"] + hits["width"]
     assert width_of(page) == 1280
-    # The frame lies on a picture: its left is left in every language.
+    # The frame lies on a photo: left stays left in every language.
     page.get_by_role("slider").first.press("PageDown")
     assert crop_of(page)[0] == 0.1
     frame, edge = page.locator("[data-vs-frame]").bounding_box(), page.get_by_role("slider").first.bounding_box()
@@ -291,10 +291,10 @@ def test_targets__are_large_enough_for_a_finger(new_page: OpenPage, snapshots: A
     assert small == []
 
 
-# Nothing jumps
+# Stable layout
 
 
-# In a page of its own, what stands below the widget makes room when a photo is chosen, where it is in sight.
+# On a shop's own page, what is below the widget moves down when a photo is chosen, if it is visible.
 @pytest.mark.parametrize(
     ("width", "path"),
     [(320, "/search-by-photo/"), (390, "/search-by-photo/"), (1280, "/search-by-photo/"), (390, "/elsewhere/")],

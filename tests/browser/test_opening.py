@@ -1,4 +1,4 @@
-"""A shop on its first day, and real photos: shoppers who come before the index is there are served when it is."""
+"""A shop on its first day, with real photos: shoppers who come before the index is ready are served afterwards."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tests.quality.test_quality import DATA
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-# What anybody tells apart on a phone photo: this is no measure of quality, tests/quality/test_quality.py is.
+# Products that are easy to tell apart on a phone photo. tests/quality/test_quality.py measures quality, not this test.
 GROCERIES = ["Banana", "Pineapple", "Carrots", "Watermelon", "Avocado"]
-DRAWN = ["Terracotta mug", "Sage bowl"]  # the catalogue's first, where the real photos are not at hand
+DRAWN = ["Terracotta mug", "Sage bowl"]  # the first of the catalogue, if the real photos are not available
 
 
 @pytest.fixture
 def new_shop(starter_folder: Path, tmp_path: Path) -> Iterator[LiveShop]:
-    """A shop with an empty database that is served already."""
+    """A running shop with an empty database."""
     opening = LiveShop(tmp_path, starter_folder)
     try:
         opening.manage("migrate", "--verbosity", "0")
@@ -50,7 +50,7 @@ def catalogue(folder: Path) -> Path:
 
 
 def phone_photos() -> dict[str, bytes]:
-    """Return one shopper's photo of each, by the product's name."""
+    """Return one shopper's photo for each product, by product name."""
     with (DATA / "products.csv").open(newline="") as lines:
         names = {row["product_id"]: row["name"] for row in csv.DictReader(lines)}
     found: dict[str, bytes] = {}
@@ -64,7 +64,7 @@ def phone_photos() -> dict[str, bytes]:
 
 @pytest.fixture
 def stock(tmp_path: Path, snapshots: Callable[..., bytes]) -> tuple[list[str], dict[str, bytes]]:
-    """What load_catalog is to load, and shoppers' photos by product. Real ones where they are.
+    """The catalogue to load, and shoppers' photos by product. Real photos if they are available.
 
     Source: Grocery Store Dataset, Klasson, Zhang and Kjellström, WACV 2019, arXiv:1901.00711.
     """

@@ -1,4 +1,4 @@
-"""Real phone photos through a real browser: what it makes of them before it sends them costs no hits."""
+"""Real phone photos in a real browser: scaling them down before sending costs no hits."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.shops import wait_for
 if TYPE_CHECKING:
     from pathlib import Path
 
-PHOTOS = 24  # of as many products; each is sent twice, and a shopper may send 60 a minute
-LOSS = 1  # photos that a smaller JPEG may cost
+PHOTOS = 24  # one per product; each is sent twice, and a shopper may send 60 a minute
+LOSS = 1  # hits that scaling down may cost
 
 
 @pytest.fixture(scope="module")
 def grocery(starter_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveShop]:
-    """A shop of the 81 groceries, indexed by its worker."""
+    """A shop with the 81 groceries, indexed by its worker."""
     if not (DATA / "photos.csv").exists():
         lacks("grocery", GETTING_THE_DATA.format(folder=DATA))
     live = LiveShop(tmp_path_factory.mktemp("grocery"), starter_folder)

@@ -1,4 +1,4 @@
-"""The whole way of a search in the browser: from the photo to the product and back."""
+"""A whole search in the browser: from the photo to the product and back."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_twelve_megapixels__leave_as_less_than_300_kb(page: Page, snapshots: Any
 
 
 def test_first_word__comes_within_100_ms(page: Page, snapshots: Any) -> None:
-    """Measured in the page: from the choice to the frame that shows it. The fastest of three, the machine is shared."""
+    """Measure in the page, from the choice to the frame that shows the photo. The fastest of three counts."""
     large = file_bytes(snapshot_image(snapshots).resize((3000, 4000)).filter(ImageFilter.SHARPEN), "JPEG")
     page.evaluate("""() => {
       window.waits = [];
@@ -189,12 +189,12 @@ def test_crop_by_mouse__is_drawn_moved_and_pulled(found: Page) -> None:
 
     drag((0.6, 0.2), (0.9, 0.6))
     assert crop_of(found) == pytest.approx([0.6, 0.2, 0.9, 0.6], abs=0.01)
-    drag((0.75, 0.4), (0.85, 0.5))  # inside: it moves, as far as the photo goes
+    drag((0.75, 0.4), (0.85, 0.5))  # inside: moves the crop, up to the photo's edge
     assert crop_of(found) == pytest.approx([0.7, 0.3, 1, 0.7], abs=0.01)
     drag((0.7, 0.3), (0.6, 0.15))  # a corner
     assert crop_of(found) == pytest.approx([0.6, 0.15, 1, 0.7], abs=0.01)
     expect_first(found, "lamp")
-    drag((0.1, 0.3), (0.5, 0.9))  # outside: another one is drawn
+    drag((0.1, 0.3), (0.5, 0.9))  # outside: draws a new crop
     assert crop_of(found) == pytest.approx([0.1, 0.3, 0.5, 0.9], abs=0.01)
     expect_first(found, "Sage chair")
     assert sent == []

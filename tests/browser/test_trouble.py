@@ -1,4 +1,4 @@
-"""What goes wrong in the browser, each with its real cause: one clear sentence, and a form that works afterwards."""
+"""Errors in the browser, each from its real cause: one clear sentence, and a form that works afterwards."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ OpenPage = Callable[..., "Page"]
 
 
 def expect_usable(page: Page, photo: bytes) -> None:
-    """The next photo is found as if nothing had been."""
+    """Check that the next photo finds its product as usual."""
     assert not focused(page).startswith("BODY") or page.evaluate("document.hasFocus()")
     choose(page, photo)
     expect_first(page, "Sage chair")
     expect(page.locator("[data-vs-error]")).to_be_empty()
 
 
-# Photos that are none
+# Files that are not photos
 
 BAD_FILES: dict[str, tuple[str, str, bytes, str]] = {
     "text": ("letter.txt", "text/plain", NOT_IMAGES["text"], "photo_unsupported"),
@@ -131,7 +131,7 @@ def test_double_submit__gives_one_set_of_results(page: Page, snapshots: Any) -> 
     expect(page.get_by_label("In words")).to_have_value("")
 
 
-# Photos that are gone
+# Expired photos
 
 
 def test_expired_photo_that_the_tab_still_has__is_sent_again_silently(
@@ -170,7 +170,7 @@ def test_expired_photo_in_a_shared_address__asks_for_it(new_page: OpenPage, shop
     expect_usable(other, snapshots())
 
 
-# The shop and the line
+# Server and network errors
 
 
 def test_server_that_is_down__is_told_and_works_when_it_is_back(page: Page, shop: LiveShop, snapshots: Any) -> None:
@@ -182,7 +182,7 @@ def test_server_that_is_down__is_told_and_works_when_it_is_back(page: Page, shop
     finally:
         shop.serve()
     page.locator("[data-vs-form] button[type=submit]").click()
-    expect(page.locator(HITS).first).to_contain_text("Sage chair", timeout=60_000)  # its encoder is cold
+    expect(page.locator(HITS).first).to_contain_text("Sage chair", timeout=60_000)  # the encoder is cold
     expect_idle(page)
     expect(page.locator("[data-vs-error]")).to_be_empty()
 

@@ -1,4 +1,4 @@
-"""The example shop's pages, and one that has the widget in its own place."""
+"""The example shop's URLs, and a page with the widget elsewhere."""
 
 from __future__ import annotations
 

@@ -64,12 +64,12 @@ def test_switch_and_roll_back__answer_with_the_version_that_is_active(shop: Any,
     second = built(other)
     building.switch(second)
     assert versions.get_active().pk == second.pk
-    serving.forget()  # a new process
+    serving.reset()  # a new process
     assert len(names()) == 3
     assert verify(is_deep=True).differences == []
     assert IndexVersion.objects.get(pk=first.pk).state == State.RETIRED
     assert building.roll_back().pk == first.pk
-    serving.forget()
+    serving.reset()
     assert names()[0] == "Product 1"
     assert verify(is_deep=True).differences == []
     assert building.roll_back().pk == second.pk  # and forth again
@@ -89,7 +89,7 @@ def test_changes_while_a_version_is_built__are_caught_up_before_the_switch(
     report = building.build(version)
     assert (report.indexed, report.removed, report.embedded) == (2, 1, 1)  # a price embeds nothing
     building.switch(version)
-    serving.forget()
+    serving.reset()
     assert set(names()) == {"Product 1", "Product 3", "Product 4"}
     assert names(filters=Filters(any_of={"category": ("hats",)})) == []
     assert verify().differences == []
@@ -275,7 +275,7 @@ def test_process__goes_on_with_the_old_version_until_the_new_one_is_warm(
     old, new = versions.get_active(), built(other)
     building.switch(new)
     asked: list[int] = []
-    monkeypatch.setattr(serving, "_warm_aside", lambda version: asked.append(version.pk))
+    monkeypatch.setattr(serving, "_warm_up_in_thread", lambda version: asked.append(version.pk))
     # The build loaded the encoder in this process; only the store is missing.
     store_for(new).close()
     assert serving.serving_version().pk == old.pk

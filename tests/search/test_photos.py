@@ -1,4 +1,4 @@
-"""A photo on its way to the search: its crop, its token, its digest."""
+"""Shoppers' photos: crop, token and digest."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ def test_crop__is_that_part_of_the_upright_photo(crop: Crop, turn: int) -> None:
         return
     part = decode(PHOTOS[turn], crop=crop)
     if max(width, height) > (MAX_ASPECT - 1) * min(width, height):
-        return  # a strip loses its ends
+        return  # the ends of a strip are cut off
     assert abs(part.width - width) <= 2
     assert abs(part.height - height) <= 2
-    # The nearest of the pixels around: a turned file rounds at its own edges.
+    # Compare with shifts by one pixel: a turned file rounds at its own edges.
     left, top = math.floor(crop[0] * SIZE[0]), math.floor(crop[1] * SIZE[1])
     shifted = [
         drawings.draw_photo(SIZE).crop((left + x, top + y, left + x + part.width, top + y + part.height))
         for x in (-1, 0, 1)
         for y in (-1, 0, 1)
     ]
-    assert min(difference(part, wanted) for wanted in shifted) < 12  # what JPEG changes at a drawn edge
+    assert min(difference(part, wanted) for wanted in shifted) < 12  # the change that JPEG makes at a drawn edge
 
 
 @given(crop=crops, target_px=strategies.integers(16, 900))
@@ -64,7 +64,7 @@ def test_crop_of_a_large_photo__keeps_the_pixels_that_the_encoder_wants(crop: Cr
         return
     part = decode(LARGE, crop=crop, target_px=target_px)
     longest = max((crop[2] - crop[0]) * 2400, (crop[3] - crop[1]) * 1800)
-    if longest <= 20 * shortest:  # a thinner strip loses its ends
+    if longest <= 20 * shortest:  # the ends of a thinner strip are cut off
         assert min(part.size) >= min(target_px, int(shortest))
 
 
@@ -76,14 +76,14 @@ def test_whole_photo_as_a_crop__is_the_photo() -> None:
     "value", ["1,2", "a,b,c,d", "0,0,0,1", "0.5,0,0.5,1", "0.6,0,0.5,1", "-0.1,0,1,1", "0,0,1.1,1", "nan,0,1,1",
               "0,0,inf,1", "0,0,1,1,1", "9" * 10_000, "\0", "0;0;1;1", "0,0,1,"],
 )  # fmt: skip
-def test_crop_outside_the_photo__is_refused(value: str) -> None:
+def test_crop_outside_the_photo__is_rejected(value: str) -> None:
     with pytest.raises(InvalidQuery) as caught:
         read_photo(b"", crop=parse_crop(value))
     assert caught.value.code == "invalid_crop"
 
 
 @given(strategies.text(max_size=40))
-def test_any_text_as_a_crop__is_a_crop_or_refused(value: str) -> None:
+def test_any_text_as_a_crop__is_parsed_or_rejected(value: str) -> None:
     try:
         crop = parse_crop(value)
         read_photo(b"", crop=crop)
@@ -159,7 +159,7 @@ def test_cache_that_does_not_answer__is_a_503_for_tokens(settings: Any, tmp_path
     settings.CACHES = {
         "default": {
             "BACKEND": "django.core.cache.backends.filebased.FileBasedCache",
-            "LOCATION": tmp_path / "file" / "below",  # a folder that can't be made
+            "LOCATION": tmp_path / "file" / "below",  # a folder that can't be created
         }
     }
     with pytest.raises(Unavailable):

@@ -22,11 +22,11 @@ from visual_search.models import Embedding, FeedState, point_id
 from visual_search.search import SearchQuery, read_photo, search
 from visual_search.search import query as query_module
 from visual_search.search.photos import Photo
-from visual_search.search.query import Timer, compose
+from visual_search.search.query import Timer, embed_query
 
 pytestmark = pytest.mark.django_db
 
-# One shop for all examples of a test: nothing in them changes it.
+# All examples of a test share one shop, because none of them changes it.
 shared = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -113,8 +113,8 @@ def test_query_vector__is_the_documented_sum(
     )
     length = np.linalg.norm(wanted)
     if length < 1e-4:
-        return  # nothing is left of it; where the border lies exactly is not promised
-    vector, _ = compose(query, version, Timer())
+        return  # the vector is zero; the exact limit is not part of the contract
+    vector, _ = embed_query(query, version, Timer())
     assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-4)
     np.testing.assert_allclose(vector, wanted / length, atol=5e-3)
 
@@ -133,7 +133,7 @@ anything = strategies.text(max_size=20) | strategies.sampled_from(
     )
 )
 @settings(deadline=None, max_examples=300)
-def test_any_filter__is_parsed_or_refused(values: dict[str, list[str]]) -> None:
+def test_any_filter__is_parsed_or_rejected(values: dict[str, list[str]]) -> None:
     try:
         filters = parse_filters(get_catalog().filters, values)
     except InvalidFilter:
@@ -155,7 +155,7 @@ def test_any_filter__is_parsed_or_refused(values: dict[str, list[str]]) -> None:
         score_threshold=strategies.none() | strategies.floats(),
     )
 )
-def test_any_query__is_answered_or_refused(shop: list[Product], query: SearchQuery) -> None:
+def test_any_query__is_answered_or_rejected(shop: list[Product], query: SearchQuery) -> None:
     try:
         results = search(query)
     except BadRequest:
@@ -166,7 +166,9 @@ def test_any_query__is_answered_or_refused(shop: list[Product], query: SearchQue
 # Nothing close
 
 
-def test_nothing_above_the_threshold__is_said_and_the_nearest_are_apart(shop: list[Product], photo: Photo) -> None:
+def test_nothing_above_the_threshold__is_reported_with_the_nearest_as_fallback(
+    shop: list[Product], photo: Photo
+) -> None:
     far = SearchQuery(texts=["a cathedral"], score_threshold=0.99)
     results = search(far)
     assert (results.hits, results.is_nothing_close, results.fallback, results.next_offset) == ([], True, [], None)
@@ -199,7 +201,7 @@ def test_repeated_photo__needs_no_encoder(
     with monkeypatch.context() as patch:
         patch.setattr(query_module, "encoder_for", lambda version: 1 / 0)
         again = search(SearchQuery(photos=[read_photo(photo.data)]))
-        with pytest.raises(ZeroDivisionError):  # another part of it is another photo
+        with pytest.raises(ZeroDivisionError):  # another crop has another digest
             search(SearchQuery(photos=[read_photo(photo.data, crop=(0, 0, 1, 0.5))]))
     assert [report.is_cached for report in (*first.photos, *again.photos)] == [False, True]
     assert [hit.product for hit in again.hits] == [hit.product for hit in first.hits]
@@ -207,7 +209,7 @@ def test_repeated_photo__needs_no_encoder(
     assert not search(SearchQuery(photos=[photo])).photos[0].is_cached
 
 
-def test_embedding_of_another_checkpoint__is_not_taken(shop: list[Product], photo: Photo) -> None:
+def test_embedding_of_another_checkpoint__is_not_used(shop: list[Product], photo: Photo) -> None:
     search(SearchQuery(photos=[photo]))
     version = get_active()
     version.fingerprint = "0" * 16
@@ -216,7 +218,7 @@ def test_embedding_of_another_checkpoint__is_not_taken(shop: list[Product], phot
         search(SearchQuery(photos=[photo]))
 
 
-def test_entry_of_the_cache_that_has_the_wrong_length__is_not_taken(shop: list[Product], photo: Photo) -> None:
+def test_cache_entry_of_the_wrong_length__is_not_used(shop: list[Product], photo: Photo) -> None:
     search(SearchQuery(photos=[photo]))
     (name,) = [key for key in cache._cache if "embedding" in key]
     cache.set(name.removeprefix(":1:"), (b"\0" * 8, "none", ""))
@@ -233,7 +235,7 @@ def test_cache_that_does_not_answer__costs_only_the_encoding(
     assert "cache does not" in caplog.text
 
 
-def test_too_many_photos__are_refused(shop: list[Product], photo: Photo) -> None:
+def test_too_many_photos__are_rejected(shop: list[Product], photo: Photo) -> None:
     with pytest.raises(InvalidQuery) as caught:
         search(SearchQuery(photos=[photo] * 5))
     assert caught.value.code == "too_many_photos"

@@ -61,7 +61,7 @@ def test_search__runs_two_queries_besides_the_shops_prefetch(shop: Any, django_a
     search(query)
     with django_assert_num_queries(3):  # version with the feed's state, products, their images
         search(query)
-    with django_assert_num_queries(4):  # on later pages the keys first
+    with django_assert_num_queries(4):  # later pages read the keys first
         search(replace(query, offset=1))
 
 
@@ -188,18 +188,18 @@ def test_change__is_searchable_after_the_drain(shop: Any, index: Any) -> None:
     assert found(SearchQuery(photos=[photo_of(2)], filters=filters)) == ["Product 2", "Product 1"]
 
 
-def test_nothing_indexed__says_so(index: Any) -> None:
+def test_nothing_indexed__is_an_error(index: Any) -> None:
     with pytest.raises(IndexEmpty, match="reindex_products"):
         search(SearchQuery(texts=["a"]))
 
 
-def test_other_checkpoint_in_the_settings__is_refused_with_the_command(shop: Any, settings: Any) -> None:
+def test_other_checkpoint_in_the_settings__is_rejected_with_the_command(shop: Any, settings: Any) -> None:
     settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"CHECKPOINT": "openai/clip-vit-base-patch32"}
     with pytest.raises(IndexOutdated, match="reset_index"):
         search(SearchQuery(texts=["a"]))
 
 
-def test_other_weights_under_the_same_name__are_refused(shop: Any) -> None:
+def test_other_weights_under_the_same_name__are_rejected(shop: Any) -> None:
     version = get_active()
     version.fingerprint = "another"
     version.save()
@@ -240,7 +240,7 @@ def test_why_not_ready__until_the_process_is_warm(shop: Any) -> None:
         (SearchQuery(texts=["a"], score_threshold=7), "invalid_query"),
     ],
 )
-def test_bad_query__is_refused(shop: Any, query: SearchQuery, code: str) -> None:
+def test_bad_query__is_rejected(shop: Any, query: SearchQuery, code: str) -> None:
     with pytest.raises(InvalidQuery) as caught:
         search(query)
     assert caught.value.code == code
@@ -251,7 +251,7 @@ def test_odd_texts__are_searched_with(shop: Any, text: str) -> None:
     assert len(found(SearchQuery(texts=[text]))) == 4
 
 
-def test_photo_that_is_none__is_rejected(shop: Any) -> None:
+def test_file_that_is_no_photo__is_rejected(shop: Any) -> None:
     with pytest.raises(PhotoRejected):
         search(SearchQuery(photos=[read_photo(b"no picture")]))
 
@@ -278,7 +278,7 @@ def test_product_whose_main_image_is_broken__is_compared_by_another(shop: Any, i
     assert len(similar_products(shop[0]).hits) == 3
 
 
-def test_like_and_unlike__move_the_results_and_are_no_answers(shop: Any) -> None:
+def test_like_and_unlike__move_the_results_and_are_left_out_of_them(shop: Any) -> None:
     one, two = str(shop[0].pk), str(shop[1].pk)
     plain = {hit.product.name: hit.score for hit in search(SearchQuery(photos=[photo_of(3)])).hits}
     query = SearchQuery(photos=[photo_of(3)], like=[one], unlike=[two])
@@ -290,13 +290,13 @@ def test_like_and_unlike__move_the_results_and_are_no_answers(shop: Any) -> None
 
 
 @pytest.mark.parametrize("key", ["999999", "x", "", "a\0b", "9" * 300])
-def test_similar_to_a_product_that_is_not_there__is_refused(shop: Any, key: str) -> None:
+def test_similar_to_an_unknown_product__is_rejected(shop: Any, key: str) -> None:
     with pytest.raises(InvalidQuery) as caught:
         similar_products(key)
     assert caught.value.code == "product_not_indexed"
 
 
-def test_similar_to_a_product_that_may_not_be_seen__is_refused_like_one_that_is_not_there(shop: Any) -> None:
+def test_similar_to_a_hidden_product__is_rejected_like_an_unknown_one(shop: Any) -> None:
     Product.objects.filter(pk=shop[0].pk).update(is_published=False)
     with pytest.raises(InvalidQuery, match="no indexed product"):
         similar_products(shop[0])
@@ -328,7 +328,7 @@ def test_facets__count_products_as_the_rows_do(shop: Any, filters: Filters) -> N
     assert counted.bounds == {"price": Range(min(inside), max(inside))}
 
 
-def test_query_beyond_the_encodes_at_once__waits_then_is_told_to_come_back(shop: Any, settings: Any) -> None:
+def test_query_beyond_the_encode_concurrency__waits_then_raises_busy(shop: Any, settings: Any) -> None:
     settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"ENCODE_CONCURRENCY": 1, "ENCODE_WAIT_SECONDS": 0.05}
     with encode_slot():
         with pytest.raises(Busy):

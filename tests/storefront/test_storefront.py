@@ -1,4 +1,4 @@
-"""The search page, its fragment and the template tags, without a browser: what every shopper gets."""
+"""The search page, its fragment and the template tags, without a browser or JavaScript."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PACKAGE = ROOT / "visual_search"
 
 @pytest.fixture(autouse=True)
 def _own_templates(settings: Any) -> None:
-    """What a project sees that replaces none of the templates, unlike the example shop."""
+    """Use the package's own templates: the example shop overrides some."""
     settings.TEMPLATES = [settings.TEMPLATES[0] | {"DIRS": []}]
 
 
@@ -53,7 +53,7 @@ def html_of(answer: Any) -> str:
 
 
 def titles(html: str) -> list[str]:
-    """Return the names of the products in the list of hits, in their order."""
+    """Return the names of the products in the list of hits, in order."""
     shown = re.search(r"data-vs-hits>(.*?)</ul>", html, re.S)
     return re.findall(r"Product \d+", shown[1]) if shown else []
 
@@ -139,7 +139,7 @@ def test_page__ignores_what_newsletters_and_ads_add_to_an_address(client: Client
     assert "utm_source" not in html_of(client.get(RESULTS, {"q": "a", "utm_source": "news"}))
 
 
-def test_page_that_can_not_answer_now__says_when_to_come_back(client: Client, index: Any) -> None:
+def test_page_that_can_not_answer_now__has_a_retry_after(client: Client, index: Any) -> None:
     page = client.get(PAGE, {"q": "a"})
     assert page.status_code == 503
     assert page["Retry-After"]
@@ -168,14 +168,14 @@ def test_like__shows_the_example_and_not_as_a_hit(client: Client, shop: Any) -> 
     assert f'name="like" value="{shop[0].pk}"' in html
 
 
-def test_like_of_a_hidden_product__is_refused_and_not_shown(client: Client, shop: Any) -> None:
+def test_like_of_a_hidden_product__is_rejected_and_not_shown(client: Client, shop: Any) -> None:
     Product.objects.filter(pk=shop[0].pk).update(is_published=False)
     page = client.get(PAGE, {"like": shop[0].pk})
     assert (page.status_code, error_of(html_of(page))) == (400, "product_not_indexed")
     assert "Product 1" not in html_of(page)
 
 
-def test_like_of_what_is_no_key__is_refused_beside_any_other_error(client: Client, shop: Any) -> None:
+def test_like_of_an_invalid_key__is_rejected_also_with_other_errors(client: Client, shop: Any) -> None:
     for asked in ({"like": "\0"}, {"like": "\0", "max_price": "cheap"}, {"like": ["7"] * 900, "max_price": "cheap"}):
         assert client.get(PAGE, asked).status_code == 400
 
@@ -187,7 +187,7 @@ def test_filters__offer_what_they_may_be_changed_to(client: Client, shop: Any) -
     html = html_of(client.get(PAGE, {"category": "hats", "q": "a"}))
     assert re.search(r'name="category" value="hats" checked', html)
     assert re.search(r'name="category" value="shoes">', html)
-    assert 'name="min_price"' not in html  # one price alone is no choice
+    assert 'name="min_price"' not in html  # a single price offers no choice
     assert re.search(r'name="min_price" value="" placeholder="10"', html_of(client.get(PAGE)))
 
 
@@ -282,7 +282,7 @@ def test_widget__has_no_inline_script_or_style(shop: Any) -> None:
 def test_button__is_a_link_to_the_page_with_its_filters(shop: Any) -> None:
     html = render('{% visual_search_widget placement="button" category="hats" max_price=50 %}')
     assert f'href="{PAGE}?category=hats&amp;max_price=50"' in html
-    assert "csrf" not in html  # so that a page with it can be cached for all
+    assert "csrf" not in html  # so that a page with the button can be cached for everyone
 
 
 def test_widget_with_filters__carries_them_along(shop: Any) -> None:
@@ -298,18 +298,18 @@ def test_widget_with_filters__carries_them_along(shop: Any) -> None:
         ("{% visual_search_widget placement='footer' %}", "page, button"),
     ],
 )
-def test_wrong_use_of_the_widget__is_told_to_the_developer(db: None, source: str, words: str) -> None:
+def test_wrong_use_of_the_widget__raises_an_error_for_the_developer(db: None, source: str, words: str) -> None:
     with pytest.raises(TemplateSyntaxError, match=words):
         render(source)
 
 
-def test_widget_without_a_request__is_told_to_the_developer(db: None) -> None:
+def test_widget_without_a_request__raises_an_error_for_the_developer(db: None) -> None:
     with pytest.raises(TemplateSyntaxError, match="context_processors.request"):
         render("{% visual_search_widget %}", request=False)
 
 
 @pytest.mark.parametrize("source", ["{% visual_search_widget %}", "{% photo_search_link '1' %}"])
-def test_page_that_was_not_added_to_the_urls__is_told_to_the_developer(db: None, settings: Any, source: str) -> None:
+def test_page_missing_from_the_urls__raises_an_error_for_the_developer(db: None, settings: Any, source: str) -> None:
     settings.ROOT_URLCONF = "visual_search.api.urls"
     with pytest.raises(ConfigurationError, match="include"):
         render(source)
@@ -323,11 +323,11 @@ def test_similar_products__are_shown_without_the_product(shop: Any) -> None:
 
 def test_similar_products__never_break_a_product_page(make_product: Any, index: Any) -> None:
     product = make_product(1)
-    assert render("{% similar_products product %}", product=product).strip() == ""  # nothing indexed at all
+    assert render("{% similar_products product %}", product=product).strip() == ""  # nothing is indexed
     index.drain()
     late = make_product(2)
     assert render("{% similar_products product %}", product=late).strip() == ""  # not indexed yet
-    assert render("{% similar_products product %}", product=product).strip() == ""  # nothing else there
+    assert render("{% similar_products product %}", product=product).strip() == ""  # no other product
 
 
 def test_photo_search_link__leads_to_a_search_like_the_product(client: Client, shop: Any) -> None:
@@ -340,7 +340,7 @@ def test_photo_search_link__leads_to_a_search_like_the_product(client: Client, s
 
 
 def codes_in_source() -> set[str]:
-    """Return the codes of errors as the package's source names them."""
+    """Return the error codes in the package's source."""
     codes: set[str] = set()
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -358,11 +358,11 @@ def test_every_code_that_a_shopper_can_meet__has_its_sentence() -> None:
     assert {code for code in codes_in_source() if "_" in code} - of_staff <= set(messages.SENTENCES) | of_programs
 
 
-@pytest.mark.parametrize("code", [*messages.SENTENCES, "never_heard_of"])
+@pytest.mark.parametrize("code", [*messages.SENTENCES, "unknown_code"])
 def test_sentence__is_whole(code: str) -> None:
-    said = messages.sentence(code)
-    assert said.endswith(".")
-    assert "%" not in said
+    sentence = messages.sentence(code)
+    assert sentence.endswith(".")
+    assert "%" not in sentence
 
 
 def test_too_large__names_the_limit_of_the_setting(settings: Any) -> None:

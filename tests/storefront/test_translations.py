@@ -1,4 +1,4 @@
-"""Every sentence that shoppers and staff read has its German, and what is compiled is what was written."""
+"""Every sentence that shoppers and staff read is translated into German, and the compiled catalogue is up to date."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run(*command: str, folder: Path) -> str:
 
 @pytest.fixture(params=["visual_search", "example_shop"])
 def app(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A copy of the app, whose messages were collected anew."""
+    """A copy of the app with freshly collected messages."""
     if not shutil.which("xgettext"):
         lacks("gettext", "xgettext is not installed (Debian: gettext)")
     copy = tmp_path / request.param

@@ -1,1 +1,1 @@
-"""The REST API. Knows nothing of the storefront."""
+"""The REST API. Does not import the storefront."""

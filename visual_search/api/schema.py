@@ -1,4 +1,4 @@
-"""What the API's OpenAPI document says, for projects that have drf-spectacular; imported where it is installed."""
+"""The API's OpenAPI document. Imported only if drf-spectacular is installed."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ FORM_ERRORS = ERRORS | {415: serializers.ErrorSerializer}
 PAYLOAD_TYPES = {"keyword": "string", "number": "number", "boolean": "boolean"}
 
 
-class SearchAddressSerializer(SearchRequestSerializer):
-    """A search without a file, as an address says it."""
+class SearchParametersSerializer(SearchRequestSerializer):
+    """The query string of a search, which can't hold a file."""
 
     photo = None  # type: ignore[assignment]
 
 
-class SimilarAddressSerializer(SearchAddressSerializer):
+class SimilarParametersSerializer(SearchParametersSerializer):
     text = q = token = crop = like = None  # type: ignore[assignment]
     product = CharField(help_text="The key of the product.")
 
@@ -36,23 +36,23 @@ class SearchExtension(OpenApiViewExtension):
     target_class = "visual_search.api.views.SearchView"
 
     def view_replacement(self) -> Any:
-        answers = {200: serializers.SearchResponseSerializer}
-        return described(
+        responses = {200: serializers.SearchResponseSerializer}
+        return with_schema(
             self.target_class,
             get=extend_schema(
                 operation_id="visual_search",
-                summary="Search by text, by photos that were sent before, or by products",
-                parameters=[SearchAddressSerializer, *filter_parameters()],
-                responses=answers | ERRORS,
+                summary="Search by text, kept photos or products",
+                parameters=[SearchParametersSerializer, *filter_parameters()],
+                responses=responses | ERRORS,
                 tags=TAGS,
             ),
             post=extend_schema(
                 operation_id="visual_search_by_photo",
-                summary="Search by photos, and whatever else a search may say",
-                description="What stands in the address counts before what stands in the form.",
+                summary="Search by photos, with all other search parameters",
+                description="Parameters in the query string override those in the form.",
                 parameters=[*filter_parameters()],
                 request={"multipart/form-data": SearchRequestSerializer},
-                responses=answers | FORM_ERRORS,
+                responses=responses | FORM_ERRORS,
                 tags=TAGS,
             ),
         )
@@ -62,12 +62,12 @@ class SimilarExtension(OpenApiViewExtension):
     target_class = "visual_search.api.views.SimilarView"
 
     def view_replacement(self) -> Any:
-        return described(
+        return with_schema(
             self.target_class,
             get=extend_schema(
                 operation_id="visual_search_similar",
-                summary="Products that look like one of the catalogue",
-                parameters=[SimilarAddressSerializer, *filter_parameters()],
+                summary="Find products that look like a given product",
+                parameters=[SimilarParametersSerializer, *filter_parameters()],
                 responses={200: serializers.SearchResponseSerializer} | ERRORS,
                 tags=TAGS,
             ),
@@ -78,11 +78,11 @@ class PhotosExtension(OpenApiViewExtension):
     target_class = "visual_search.api.views.PhotosView"
 
     def view_replacement(self) -> Any:
-        return described(
+        return with_schema(
             self.target_class,
             post=extend_schema(
                 operation_id="visual_search_keep_photo",
-                summary="Keep a photo for some minutes, to search with it again, cropped otherwise",
+                summary="Keep a photo for some minutes, for further searches with other crops",
                 request={"multipart/form-data": serializers.PhotoFormSerializer},
                 responses={201: serializers.KeptPhotoSerializer} | FORM_ERRORS,
                 tags=TAGS,
@@ -94,11 +94,11 @@ class FacetsExtension(OpenApiViewExtension):
     target_class = "visual_search.api.views.FacetsView"
 
     def view_replacement(self) -> Any:
-        return described(
+        return with_schema(
             self.target_class,
             get=extend_schema(
                 operation_id="visual_search_facets",
-                summary="What there is to choose from",
+                summary="Count the products for each filter value",
                 parameters=[*filter_parameters()],
                 responses={200: serializers.FacetsSerializer} | ERRORS,
                 tags=TAGS,
@@ -110,11 +110,11 @@ class HealthExtension(OpenApiViewExtension):
     target_class = "visual_search.api.views.HealthView"
 
     def view_replacement(self) -> Any:
-        return described(
+        return with_schema(
             self.target_class,
             get=extend_schema(
                 operation_id="visual_search_health",
-                summary="Whether this process can answer a search at once",
+                summary="Check whether this process can answer a search at once",
                 responses={200: serializers.HealthSerializer} | dict.fromkeys((406, 503), serializers.ErrorSerializer),
                 tags=TAGS,
             ),
@@ -125,7 +125,7 @@ class PhotoExtension(OpenApiSerializerFieldExtension):
     target_class = "visual_search.web.parameters.PhotoField"
 
     def map_serializer_field(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
-        """A file. The default would call it an address unless COMPONENT_SPLIT_REQUEST is set."""
+        """Return a binary file. The default would be a URI unless COMPONENT_SPLIT_REQUEST is set."""
         return {"type": "string", "format": "binary"}
 
 
@@ -133,11 +133,11 @@ class PayloadExtension(OpenApiSerializerFieldExtension):
     target_class = "visual_search.api.serializers.PayloadField"
 
     def map_serializer_field(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
-        """A property for each declared filter: one value, several, or none."""
+        """Return a property for each declared filter: one value, several, or null."""
         properties = {}
         for name, declared in declared_filters().items():
-            one = {"type": PAYLOAD_TYPES[declared.kind]}
-            properties[name] = {"oneOf": [one, {"type": "array", "items": one}], "nullable": True}
+            value = {"type": PAYLOAD_TYPES[declared.kind]}
+            properties[name] = {"oneOf": [value, {"type": "array", "items": value}], "nullable": True}
         return {"type": "object", "properties": properties}
 
 
@@ -148,13 +148,13 @@ class FacetChoiceExtension(OpenApiSerializerFieldExtension):
         return {"oneOf": [{"type": "string"}, {"type": "boolean"}]}
 
 
-def described(view: Any, **methods: Any) -> Any:
-    """Return a view that does the same and says more of itself."""
+def with_schema(view: Any, **methods: Any) -> Any:
+    """Return a subclass of the view with schema annotations."""
     return extend_schema_view(**methods)(type(view.__name__, (view,), {"__doc__": view.__doc__}))
 
 
 def filter_parameters() -> Iterator[OpenApiParameter]:
-    """Yield a parameter for each thing that a request may say of the declared filters."""
+    """Yield the query parameters of the declared filters: two for a number, one for any other."""
     for name, declared in declared_filters().items():
         if isinstance(declared, Number):
             yield OpenApiParameter(f"min_{name}", float, description=f"The lowest {name}.")
@@ -165,7 +165,7 @@ def filter_parameters() -> Iterator[OpenApiParameter]:
 
 
 def declared_filters() -> dict[str, Field]:
-    """Return the catalogue's filters; none where a system check says what is wrong with it."""
+    """Return the catalogue's filters; none if the configuration is wrong, which a system check reports."""
     try:
         return dict(get_catalog().filters)
     except ConfigurationError:

@@ -1,4 +1,4 @@
-"""What the API's answers look like."""
+"""The API's response serializers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from visual_search.web.parameters import PhotoField
 
 class ErrorSerializer(serializers.Serializer[Any]):
     code = serializers.CharField(help_text="Stable, for programs.")
-    detail = serializers.CharField(help_text="A sentence, for people.")
+    detail = serializers.CharField(help_text="A message, for people.")
 
 
 class KeptPhotoSerializer(serializers.Serializer[Any]):
     token = serializers.CharField(help_text="Names the photo in later searches.")
     width = serializers.IntegerField(help_text="Pixels, upright.")
     height = serializers.IntegerField(help_text="Pixels, upright.")
-    seconds = serializers.IntegerField(help_text="How long the token is good.")
+    seconds = serializers.IntegerField(help_text="How long the token is valid.")
 
 
 class PhotoFormSerializer(serializers.Serializer[Any]):
@@ -41,8 +41,8 @@ class PayloadField(serializers.Field[Any, Any, Any, Any]):
 
 
 class ImageSerializer(serializers.Serializer[CatalogImage]):
-    key = serializers.CharField(help_text="Which of the product's images.")
-    url = serializers.SerializerMethodField(help_text="Its address.")
+    key = serializers.CharField(help_text="The key of the image.")
+    url = serializers.SerializerMethodField(help_text="The URL of the image.")
 
     def get_url(self, image: CatalogImage) -> str:
         return _absolute(self.context, image.file.url)
@@ -50,8 +50,8 @@ class ImageSerializer(serializers.Serializer[CatalogImage]):
 
 class HitSerializer(serializers.Serializer[ProductHit]):
     key = serializers.CharField(source="product.pk", help_text="The product's primary key.")
-    title = serializers.SerializerMethodField(help_text="What to call it.")
-    url = serializers.SerializerMethodField(help_text="Its page.")
+    title = serializers.SerializerMethodField(help_text="The product's title.")
+    url = serializers.SerializerMethodField(help_text="The URL of the product's page.")
     score = serializers.SerializerMethodField(help_text="Cosine, at most 1: higher is closer.")
     image = ImageSerializer(allow_null=True, help_text="The image that matched.")
     filters = PayloadField(source="product", help_text="The values of the declared filters.")
@@ -75,34 +75,34 @@ class HitSerializer(serializers.Serializer[ProductHit]):
 
 class PhotoReportSerializer(serializers.Serializer[Any]):
     preparation = serializers.CharField(help_text="What was done before the search: `none`, `crop`, `cutout`, `blend`.")
-    fallback = serializers.CharField(help_text="Why the photo was left as it is although more was wanted, or empty.")
-    is_cached = serializers.BooleanField(help_text="Whether its embedding was known already.")
+    fallback = serializers.CharField(help_text="Why the photo was not prepared as configured, or empty.")
+    is_cached = serializers.BooleanField(help_text="Whether the embedding came from the cache.")
 
 
 class SearchResponseSerializer(serializers.Serializer[SearchResults]):
-    """A page of results. Made by `results_data`, which knows the links."""
+    """A page of results. `results_data` builds its input, with the links."""
 
     next = serializers.URLField(allow_null=True, help_text="The next page; a POST sends the same form there.")
-    previous = serializers.URLField(allow_null=True, help_text="The page before.")
-    results = HitSerializer(many=True, source="hits", help_text="Best first, one a product.")
+    previous = serializers.URLField(allow_null=True, help_text="The previous page.")
+    results = HitSerializer(many=True, source="hits", help_text="Best first, one hit per product.")
     nothing_close = serializers.BooleanField(
-        source="is_nothing_close", help_text="Products there are, but none passes the threshold."
+        source="is_nothing_close", help_text="There are products, but none reaches the threshold."
     )
-    fallback = HitSerializer(many=True, help_text="Then, if asked for, the nearest all the same.")
-    photos = PhotoReportSerializer(many=True, help_text="What was done with each photo.")
+    fallback = HitSerializer(many=True, help_text="If nothing is close: the nearest products, as many as requested.")
+    photos = PhotoReportSerializer(many=True, help_text="How each photo was prepared.")
     timings_ms = serializers.DictField(child=serializers.FloatField(), help_text="Milliseconds by stage.")
 
 
 class FacetChoiceField(serializers.Field[Any, Any, Any, Any]):
-    """A keyword, or true or false."""
+    """A keyword or a boolean."""
 
     def to_representation(self, value: str | bool) -> str | bool:
         return value
 
 
 class FacetValueSerializer(serializers.Serializer[Any]):
-    value = FacetChoiceField(help_text="What the filter takes.")
-    count = serializers.IntegerField(help_text="Products that have it.")
+    value = FacetChoiceField(help_text="A value that the filter accepts.")
+    count = serializers.IntegerField(help_text="Number of products with this value.")
 
 
 class BoundsSerializer(serializers.Serializer[Any]):
@@ -112,10 +112,11 @@ class BoundsSerializer(serializers.Serializer[Any]):
 
 class FacetsSerializer(serializers.Serializer[Any]):
     facets = serializers.DictField(
-        child=FacetValueSerializer(many=True), help_text="Of each keyword and boolean filter: its values, most first."
+        child=FacetValueSerializer(many=True),
+        help_text="Values of each keyword and boolean filter, most frequent first.",
     )
     bounds = serializers.DictField(
-        child=BoundsSerializer(allow_null=True), help_text="Of each number: the lowest and the highest value."
+        child=BoundsSerializer(allow_null=True), help_text="Lowest and highest value of each number filter."
     )
 
 
@@ -124,14 +125,14 @@ class HealthSerializer(serializers.Serializer[Any]):
 
 
 def results_data(results: SearchResults, query: SearchQuery, request: HttpRequest) -> dict[str, Any]:
-    """Return a page of results as JSON, with DRF's links to the pages around it."""
-    address = remove_query_param(request.build_absolute_uri(), "offset")
+    """Return a page of results as data for JSON, with links to the next and previous pages."""
+    url = remove_query_param(request.build_absolute_uri(), "offset")
     limit = query.limit or get_settings().DEFAULT_LIMIT
     following = results.next_offset
     before = max(0, query.offset - limit)
     links = {
-        "next": None if following is None else replace_query_param(address, "offset", following),
-        "previous": None if not query.offset else replace_query_param(address, "offset", before) if before else address,
+        "next": None if following is None else replace_query_param(url, "offset", following),
+        "previous": None if not query.offset else replace_query_param(url, "offset", before) if before else url,
     }
     page: dict[str, Any] = {
         "hits": results.hits,

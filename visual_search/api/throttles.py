@@ -1,4 +1,4 @@
-"""The throttle classes that THROTTLE_CLASSES names. The search page counts photos by the same ones."""
+"""The throttle class for THROTTLE_CLASSES. The search page uses the same throttles as the API."""
 
 from visual_search.web.throttles import PhotoThrottle
 

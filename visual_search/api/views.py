@@ -1,4 +1,4 @@
-"""The API. Errors are `{"code": …, "detail": …}`; codes are stable, details are for people."""
+"""The API views. Errors are `{"code": …, "detail": …}`: codes are stable, details are for people."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ from visual_search.search.facets import count_facets
 from visual_search.search.photos import keep_photo, read_photo
 from visual_search.search.query import Timer
 from visual_search.search.results import SIMILAR_LIMIT, search, why_not_ready
-from visual_search.web.answers import RETRY_AFTER_SECONDS, explain
-from visual_search.web.parameters import IGNORED, read_query, refuse_large_upload
+from visual_search.web.answers import RETRY_AFTER_SECONDS, describe_error
+from visual_search.web.parameters import IGNORED_FIELDS, read_query, reject_large_upload
 from visual_search.web.throttles import ThrottledView
 
 logger = logging.getLogger(__name__)
 
-NOT_SIMILAR = {"q", "text", "photo", "token", "crop", "like"}  # they would need the encoder, or are the product
+SEARCH_ONLY = {"q", "text", "photo", "token", "crop", "like"}  # these need the encoder or name the product
 
 
-def refuse_other_files(request: Request) -> None:
-    """Refuse files that nobody would look at. Raises PhotoRejected."""
+def reject_misnamed_files(request: Request) -> None:
+    """Raise PhotoRejected for files that are not sent as `photo`: nothing would read them."""
     if others := sorted(set(request.FILES) - {"photo"}):
         raise PhotoRejected(f"Send photos as 'photo', not as {others[0][:40]!r}.", code="photo_misnamed")
 
 
 def server_timing(stages: Mapping[str, float]) -> dict[str, str]:
-    """Return the header that browsers' developer tools draw (Server-Timing, a W3C draft)."""
+    """Return the Server-Timing header (a W3C draft), which browsers' developer tools display."""
     return {"Server-Timing": ", ".join(f"{stage};dur={ms:.2f}" for stage, ms in stages.items())}
 
 
 class SearchAPIView(ThrottledView):
-    """What all views share: the settings' policies, read at each request, and errors with codes."""
+    """Base class of all views: policies from the settings, read at each request, and errors with codes."""
 
     def get_permissions(self) -> Sequence[Any]:
         paths = get_settings().PERMISSION_CLASSES
         return super().get_permissions() if paths is None else [import_string(path)() for path in paths]
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        refuse_large_upload(request)  # before authentication, whose CSRF check reads the body
+        reject_large_upload(request)  # before authentication: its CSRF check reads the body
         super().initial(request, *args, **kwargs)
 
     def answer(self, request: Request, data: QueryDict, photos: list[UploadedFile[Any]]) -> Response:
@@ -61,7 +61,7 @@ class SearchAPIView(ThrottledView):
 
     def handle_exception(self, exc: Exception) -> Response:
         if isinstance(exc, VisualSearchError):
-            code, body = explain(exc)
+            code, body = describe_error(exc)
             headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if code == status.HTTP_503_SERVICE_UNAVAILABLE else None
             return Response(body, status=code, headers=headers)
         response = super().handle_exception(exc)
@@ -72,7 +72,7 @@ class SearchAPIView(ThrottledView):
 
 
 class SearchView(SearchAPIView):
-    """Products that look like photos, fit a text, are like other products, or all of these."""
+    """Find products by photos, text, similar products or a mix of these."""
 
     parser_classes = [MultiPartParser, FormParser]
 
@@ -80,36 +80,36 @@ class SearchView(SearchAPIView):
         return self.answer(request, request.query_params, [])
 
     def post(self, request: Request) -> Response:
-        refuse_other_files(request)
+        reject_misnamed_files(request)
         data = request.POST.copy()
-        data.update(request.query_params)  # of both, the address is the last and counts: `next` changes the offset
+        data.update(request.query_params)  # the query string overrides the form: `next` changes the offset
         return self.answer(request, data, request.FILES.getlist("photo"))
 
 
 class SimilarView(SearchAPIView):
-    """Products that look like one of the catalogue: `?product=<key>`, with filters and paging as in a search."""
+    """Find products that look like a given one: `?product=<key>`, with filters and paging as in a search."""
 
     def get(self, request: Request) -> Response:
         data = request.query_params.copy()
         keys = [key for key in data.pop("product", []) if key]
         if len(keys) != 1:
             raise InvalidQuery("Name one product: ?product=<key>.")
-        if others := sorted(NOT_SIMILAR & set(data)):
-            raise InvalidQuery(f"similar/ takes a product, filters and paging; {others[0]!r} belongs to search/.")
+        if others := sorted(SEARCH_ONLY & set(data)):
+            raise InvalidQuery(f"similar/ takes a product, filters and paging; use search/ for {others[0]!r}.")
         data.setlist("like", keys)
         data.setdefault("limit", str(SIMILAR_LIMIT))
         return self.answer(request, data, [])
 
 
 class PhotosView(SearchAPIView):
-    """Keep a photo for some minutes, so that it can be searched with again, cropped otherwise."""
+    """Keep a photo for some minutes, for further searches with other crops."""
 
     parser_classes = [MultiPartParser]
 
     def post(self, request: Request) -> Response:
-        refuse_other_files(request)
-        if others := sorted({*request.POST, *request.query_params} - {*IGNORED, "photo"}):
-            raise InvalidQuery(f"photos/ takes a photo and nothing else; {others[0][:40]!r} belongs to search/.")
+        reject_misnamed_files(request)
+        if others := sorted({*request.POST, *request.query_params} - {*IGNORED_FIELDS, "photo"}):
+            raise InvalidQuery(f"photos/ takes a photo and nothing else; use search/ for {others[0][:40]!r}.")
         uploads = request.FILES.getlist("photo")
         if len(uploads) != 1:
             raise PhotoRejected("Please send one photo, as a file.", code="photo_not_single")
@@ -121,10 +121,10 @@ class PhotosView(SearchAPIView):
 
 
 class FacetsView(SearchAPIView):
-    """How many products have each value of the declared filters, among those that the given filters let through."""
+    """Count the products for each value of the declared filters, among those that match the given filters."""
 
     def get(self, request: Request) -> Response:
-        given = {key: request.query_params.getlist(key) for key in request.query_params if key not in IGNORED}
+        given = {key: request.query_params.getlist(key) for key in request.query_params if key not in IGNORED_FIELDS}
         counted = count_facets(parse_filters(get_catalog().filters, given))
         facets = {
             name: [{"value": value, "count": count} for value, count in values.items()]
@@ -135,7 +135,7 @@ class FacetsView(SearchAPIView):
 
 
 class HealthView(SearchAPIView):
-    """200 when this process can answer a search at once, else 503. Loads nothing, so it may be asked often."""
+    """Answer 200 if this process can answer a search at once, else 503. Loads nothing, so it can be polled."""
 
     authentication_classes = []
 
@@ -148,6 +148,9 @@ class HealthView(SearchAPIView):
     def get(self, request: Request) -> Response:
         if reason := why_not_ready():
             logger.warning("Not ready: %s", reason)
-            body = {"code": "not_ready", "detail": "This process can't answer searches yet; its log says why."}
+            body = {
+                "code": "not_ready",
+                "detail": "This process can't answer searches yet. Its log has the reason.",
+            }
             return Response(body, status=status.HTTP_503_SERVICE_UNAVAILABLE)
         return Response({"status": "ok"})

@@ -17,7 +17,7 @@ from visual_search.quality.labelled import Labelled, LabelledQuery
 from visual_search.search import serving
 from visual_search.search.photos import read_photo
 from visual_search.search.query import SearchQuery
-from visual_search.search.results import ProductHit, search, slices, visible_products
+from visual_search.search.results import ProductHit, key_batches, search, visible_products
 from visual_search.stores.base import as_shared
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def default_group() -> str | None:
 
 def products_of(keys: Iterable[str]) -> dict[str, Any]:
     """Return the catalogue's products by their keys."""
-    found = (product for some in slices(list(dict.fromkeys(keys))) for product in visible_products(some, None))
+    found = (product for batch in key_batches(list(dict.fromkeys(keys))) for product in visible_products(batch, None))
     return {str(product.pk): product for product in found}
 
 
@@ -172,7 +172,9 @@ def _indexed_only(queries: Sequence[LabelledQuery], version: IndexVersion) -> tu
     """Return the queries without right products that the version lacks, and a line for each of those."""
     wanted = list(dict.fromkeys(key for query in queries for key in query.products))
     indexed = {
-        key for some in slices(wanted) for key in indexed_in(version).filter(key__in=some).values_list("key", flat=True)
+        key
+        for batch in key_batches(wanted)
+        for key in indexed_in(version).filter(key__in=batch).values_list("key", flat=True)
     }
     problems = [f"product {key} is not in index version {version.pk}" for key in wanted if key not in indexed]
     kept = [replace(query, products=tuple(key for key in query.products if key in indexed)) for query in queries]

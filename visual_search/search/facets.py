@@ -1,4 +1,4 @@
-"""What shoppers may choose from: how many products have each value of a declared filter, and between which bounds."""
+"""Facets: the number of products for each value of a declared filter, and the bounds of the number filters."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from visual_search.search import serving
 from visual_search.search.query import Timer
 from visual_search.stores.base import Filters, Range
 
-MAX_VALUES = 50  # values of one filter; more are no choice but a search
+MAX_VALUES = 50  # of one filter; a longer list is too long to choose from
 
 
 @dataclass(frozen=True, slots=True)
 class Facets:
-    """values: of each keyword and boolean filter, with the number of products, most first. bounds: of each number."""
+    """Facet counts.
+
+    values: product counts by value for each keyword and boolean filter, largest first. bounds: for each number filter.
+    """
 
     values: dict[str, dict[str | bool, int]]
     bounds: dict[str, Range | None]
@@ -25,11 +28,11 @@ class Facets:
 
 
 def count_facets(filters: Filters | None = None, *, with_alternatives: bool = False) -> Facets:
-    """Return what there is to choose from, among the products that `filters` let through.
+    """Count the facets of the products that match `filters`.
 
-    with_alternatives: count each filter's values as if that filter alone were not set: what it may be changed to.
-    Products are counted by their main image. What `visible_to` hides from one request is counted too: declare it as a
-    filter where even that must not be known.
+    with_alternatives: ignore each filter while counting its own values, to show what it could be changed to.
+    Each product is counted by its main image. Products that `visible_to` hides from a request are counted too: declare
+    a filter for them if even their number must stay hidden.
     Raises IndexEmpty, IndexOutdated, StoreUnavailable.
     """
     timer = Timer("database", "store")
@@ -42,22 +45,22 @@ def count_facets(filters: Filters | None = None, *, with_alternatives: bool = Fa
     bounds: dict[str, Range | None] = {}
     with timer("store"):
         for name, declared in get_catalog().filters.items():
-            among = without(products, name) if with_alternatives else products
+            counted = without_filter(products, name) if with_alternatives else products
             if isinstance(declared, Number):
-                bounds[name] = store.bounds(name, among)
+                bounds[name] = store.bounds(name, counted)
             else:
-                values[name] = store.facet(name, among, limit=MAX_VALUES)
+                values[name] = store.facet(name, counted, limit=MAX_VALUES)
     return Facets(values, bounds, timer.stages)
 
 
-def without(filters: Filters, name: str) -> Filters:
-    """Return the filters but one."""
+def without_filter(filters: Filters, name: str) -> Filters:
+    """Return the filters without the one called `name`."""
     any_of = {key: value for key, value in filters.any_of.items() if key != name}
     ranges = {key: value for key, value in filters.ranges.items() if key != name}
     return replace(filters, any_of=any_of, ranges=ranges)
 
 
-def is_at_hand() -> bool:
-    """Say whether facets can be counted without filling a store first."""
-    version = serving.find_serving()
+def are_facets_ready() -> bool:
+    """Return whether facets can be counted without filling a store first."""
+    version = serving.find_serving_version()
     return version is not None and store_for(version).position() is not None

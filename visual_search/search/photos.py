@@ -1,8 +1,8 @@
-"""A shopper's photo on its way to the search: read within limits, decoded late, kept only when asked to.
+"""Read, keep and find the photos that shoppers send.
 
-A photo that is kept lies in Django's cache for some minutes, without its metadata, under a signed token; nothing is
-written to a disk by this app. A token that is lost, late or forged asks for the photo again. Of any other photo,
-only its embedding is kept for a while, by its digest.
+Photos are read within limits, decoded late and kept only on request. A kept photo stays in Django's cache for some
+minutes, without its metadata, under a signed token; this app writes nothing to disk. If the token is lost, expired or
+forged, the shopper has to send the photo again. For any other photo only the embedding is cached, under its digest.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# The longest side of a kept photo: a crop of a quarter of it still has twice the pixels that an encoder reads.
+# The longest side of a kept photo. A crop of a quarter of it still has twice the pixels that an encoder reads.
 KEPT_PX = 2048
 INVALID_CROP = (
-    "crop must be left,top,right,bottom as shares of the photo's sides, 0 ≤ left < right ≤ 1 and 0 ≤ top < bottom ≤ 1, "
-    "for example 0.1,0.2,0.9,0.8."
+    "crop must be left,top,right,bottom as fractions of the photo's sides, 0 ≤ left < right ≤ 1 and "
+    "0 ≤ top < bottom ≤ 1, for example 0.1,0.2,0.9,0.8."
 )
 SALT = "visual_search.photos"
 
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """A photo as the file it came in. crop: the part to search with, all of it if None."""
+    """A photo as an encoded file. crop: the part to search with; None means the whole photo."""
 
     data: bytes
     crop: Crop | None = None
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of file and crop: equal digests look for the same."""
+        """The SHA-256 of the file and the crop. Photos with equal digests find the same products."""
         part = "" if self.crop is None else ",".join(f"{edge:.4f}" for edge in self.crop)
         digest = hashlib.sha256(self.data)
         digest.update(part.encode())
@@ -67,9 +67,9 @@ class Photo:
 
 @dataclass(frozen=True, slots=True)
 class KeptPhoto:
-    """What the shopper's browser needs to know of a photo that is kept. width, height: pixels, upright.
+    """A photo in the cache, with what the shopper's browser needs to know. width, height: pixels, upright.
 
-    photo: what is kept, to search with at once: later searches by the token then find the same.
+    photo: the kept file. Search with it at once, so that later searches by the token return the same results.
     """
 
     token: str
@@ -80,10 +80,10 @@ class KeptPhoto:
 
 
 def read_photo(upload: bytes | BinaryIO, *, crop: Crop | None = None) -> Photo:
-    """Return an upload as a photo; a little more than MAX_UPLOAD_BYTES is read of it at the most.
+    """Return an upload as a photo. Reads at most one byte more than MAX_UPLOAD_BYTES.
 
-    crop: left, top, right, bottom from 0 to 1, of the upright photo. Raises InvalidQuery for a crop outside of it.
-    What is wrong with the photo itself comes out when it is decoded.
+    crop: left, top, right, bottom of the upright photo, from 0 to 1. Raises InvalidQuery for a crop outside the photo.
+    Errors in the photo itself are raised when it is decoded.
     """
     data = upload if isinstance(upload, bytes) else upload.read(get_settings().MAX_UPLOAD_BYTES + 1)
     if crop is not None:
@@ -94,7 +94,7 @@ def read_photo(upload: bytes | BinaryIO, *, crop: Crop | None = None) -> Photo:
 
 
 def parse_crop(value: str) -> Crop | None:
-    """Return the four shares that are written as `left,top,right,bottom`; None for an empty value."""
+    """Parse `left,top,right,bottom` into four fractions; return None for an empty value. Raises InvalidQuery."""
     if not value.strip():
         return None
     try:
@@ -105,19 +105,19 @@ def parse_crop(value: str) -> Crop | None:
 
 
 def keep_photo(photo: Photo) -> KeptPhoto:
-    """Keep a photo for PHOTO_TOKEN_SECONDS, cropped if it is, and return its token.
+    """Keep a photo in the cache for PHOTO_TOKEN_SECONDS, with its crop applied, and return it with its token.
 
     Raises PhotoRejected, Busy, Unavailable.
     """
-    with encode_slot():  # decoding is what a hostile photo makes dear, here as in a search
+    with encode_slot():  # a hostile photo is most expensive to decode, here as in a search
         image = photo.decode(KEPT_PX)
         data = encode_jpeg(image, longest_px=KEPT_PX)
     seconds = get_settings().PHOTO_TOKEN_SECONDS
     name = secrets.token_urlsafe(24)
     try:
         _cache().set(_key(name), data, timeout=seconds)
-    except Exception as error:  # each backend raises errors of its own client
-        raise Unavailable(f"The photo could not be kept: {type(error).__name__}: {error}") from error
+    except Exception as error:  # each cache backend raises its client's own errors
+        raise Unavailable(f"The cache did not store the photo: {type(error).__name__}: {error}") from error
     scale = min(1.0, KEPT_PX / max(image.size))
     width, height = round(image.width * scale), round(image.height * scale)
     return KeptPhoto(signing.dumps(name, salt=SALT), width, height, seconds, Photo(data))
@@ -126,9 +126,10 @@ def keep_photo(photo: Photo) -> KeptPhoto:
 def find_photo(token: str, *, crop: Crop | None = None) -> Photo:
     """Return the photo that was kept under a token.
 
-    Raises PhotoRejected with the code photo_expired if there is none, whatever the reason.
+    Raises PhotoRejected with the code photo_expired if there is none, for whatever reason; Unavailable if the cache
+    does not answer; InvalidQuery for a crop outside the photo.
     """
-    expired = PhotoRejected("This photo is no longer here. Please send it again.", code="photo_expired")
+    expired = PhotoRejected("This photo is no longer available. Please send it again.", code="photo_expired")
     try:
         name = signing.loads(token, salt=SALT, max_age=get_settings().PHOTO_TOKEN_SECONDS)
     except signing.BadSignature:
@@ -142,34 +143,34 @@ def find_photo(token: str, *, crop: Crop | None = None) -> Photo:
     return read_photo(data, crop=crop)
 
 
-def cached_embedding(name: str, dim: int) -> tuple[FloatArray, str, str] | None:
-    """Return a photo's unit vector (dim,), its preparation and its fallback, or None. A cache that fails has none."""
+def get_cached_embedding(name: str, dim: int) -> tuple[FloatArray, str, str] | None:
+    """Return a photo's unit vector (dim,), preparation and fallback; None if they are not cached or the cache fails."""
     import numpy as np
 
     if not get_settings().EMBEDDING_CACHE_SECONDS:
         return None
     try:
-        kept = _cache().get(f"visual_search:embedding:{name}")
-    except Exception as error:  # each backend raises errors of its own client
+        cached = _cache().get(f"visual_search:embedding:{name}")
+    except Exception as error:  # each cache backend raises its client's own errors
         logger.warning("The cache does not answer: %s: %s", type(error).__name__, error)
         return None
-    if kept is None:
+    if cached is None:
         return None
-    data, preparation, fallback = kept
+    data, preparation, fallback = cached
     vector = np.frombuffer(data, dtype="<f4")
     return (vector, preparation, fallback) if len(vector) == dim else None
 
 
-def keep_embedding(name: str, vector: FloatArray, preparation: str, fallback: str) -> None:
-    """Keep what `cached_embedding` returns, for EMBEDDING_CACHE_SECONDS."""
+def set_cached_embedding(name: str, vector: FloatArray, preparation: str, fallback: str) -> None:
+    """Cache what `get_cached_embedding` returns for EMBEDDING_CACHE_SECONDS. A cache failure is only logged."""
     seconds = get_settings().EMBEDDING_CACHE_SECONDS
     if not seconds:
         return
-    kept = (vector.astype("<f4").tobytes(), preparation, fallback)
+    value = (vector.astype("<f4").tobytes(), preparation, fallback)
     try:
-        _cache().set(f"visual_search:embedding:{name}", kept, timeout=seconds)
+        _cache().set(f"visual_search:embedding:{name}", value, timeout=seconds)
     except Exception as error:  # as above
-        logger.warning("The cache does not take an embedding: %s: %s", type(error).__name__, error)
+        logger.warning("The cache does not store an embedding: %s: %s", type(error).__name__, error)
 
 
 def _key(name: str) -> str:

@@ -1,7 +1,7 @@
-"""What is looked for, and the one unit vector that stands for it.
+"""A search query and the unit vector that represents it.
 
-A query is the sum of the unit vectors of its photos, texts and liked products less those of the unliked, each times its
-weight, made unit length again.
+The query vector is the sum of the unit vectors of the photos, texts and liked products, minus those of the unliked
+products, each multiplied by its weight. The sum is then normalised to unit length.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from visual_search.conf import get_settings
 from visual_search.exceptions import InvalidQuery
 from visual_search.index import feed
 from visual_search.models import Embedding, IndexVersion
-from visual_search.search.photos import Photo, cached_embedding, keep_embedding
+from visual_search.search.photos import Photo, get_cached_embedding, set_cached_embedding
 from visual_search.stores.base import Filters
 from visual_search.vision.preparation import STRATEGIES, embed_prepared, identity, prepare
 
@@ -32,22 +32,22 @@ if TYPE_CHECKING:
 
     Vector = NDArray[np.float32]
 
-MAX_KEY_LENGTH = 255  # what the index's tables hold
+MAX_KEY_LENGTH = 255  # the length of the key columns in the index's tables
 MAX_EXAMPLES = 20  # products to be like or unlike
 STAGES = ("decode", "background", "encode", "store", "database")
-PASSING_FALLBACKS = {"background_slow", "background_failed"}  # the same photo may fare better the next time
+TRANSIENT_FALLBACKS = {"background_slow", "background_failed"}  # the same photo may succeed next time
 
 
 @dataclass(frozen=True, slots=True)
 class SearchQuery:
-    """What is looked for.
+    """What to search for.
 
-    photos: see `read_photo` and `find_photo`. like, unlike: keys of products whose main image it should, or should
-    not, look like; they are left out of the results. The weights say how much each photo, text or product counts.
-    score_threshold: cosine; None takes what the index version has for this kind, then the setting's. fallback: how
-    many of the nearest products to name where none passes the threshold. limit, offset: products. preparation: a
-    strategy for the photos; None takes QUERY_PREPARATION. held_out: images, as (product key, image key), that are no
-    answers: a measurement with a product's own image must not find it by that image.
+    photos: see `read_photo` and `find_photo`. like, unlike: keys of products whose main image the results should, or
+    should not, look like; these products are left out of the results. The weights apply to each photo, text or
+    product. score_threshold: cosine; None uses the index version's threshold for this kind of query, then the setting.
+    fallback: how many of the nearest products to return if none reaches the threshold. limit, offset: in products.
+    preparation: a strategy for the photos; None uses QUERY_PREPARATION. held_out: images to leave out of the results,
+    as (product key, image key): an evaluation that searches with a product's own image must not find that image.
     """
 
     photos: Sequence[Photo] = ()
@@ -68,7 +68,7 @@ class SearchQuery:
 
     @property
     def kind(self) -> str:
-        """What it consists of: `photo`, `text`, or `mixed`, which a product to be like or unlike makes it too."""
+        """`photo`, `text` or `mixed`. A query with liked or unliked products is always mixed."""
         if self.like or self.unlike or (self.photos and self.texts):
             return "mixed"
         return "photo" if self.photos else "text"
@@ -76,7 +76,7 @@ class SearchQuery:
 
 @dataclass(frozen=True, slots=True)
 class PhotoReport:
-    """What was done with a photo. preparation, fallback: see preparation.Prepared. is_cached: no encoder was needed."""
+    """How a photo was prepared. preparation, fallback: see preparation.Prepared. is_cached: no encoder was needed."""
 
     preparation: str
     fallback: str = ""
@@ -84,7 +84,7 @@ class PhotoReport:
 
 
 class Timer:
-    """Sum up the milliseconds of each stage: `with timer("store"): …`. stages: those that are always told."""
+    """Add up the milliseconds of each stage: `with timer("store"): …`. stages: those to report even if they are 0."""
 
     def __init__(self, *stages: str) -> None:
         self.stages = dict.fromkeys(stages, 0.0)
@@ -98,12 +98,12 @@ class Timer:
             self.stages[stage] = self.stages.get(stage, 0.0) + (time.perf_counter() - started) * 1000
 
 
-def checked(query: SearchQuery) -> SearchQuery:
-    """Return the query with its limit filled in. Raises InvalidQuery for what is outside the allowed."""
+def validate_query(query: SearchQuery) -> SearchQuery:
+    """Return the query with its limit filled in. Raises InvalidQuery for any value that is not allowed."""
     settings = get_settings()
     limit = min(settings.DEFAULT_LIMIT, settings.MAX_LIMIT) if query.limit is None else query.limit
     if not (query.photos or query.texts or query.like):
-        raise InvalidQuery("Send a photo, or say in words what you look for.", code="query_empty")
+        raise InvalidQuery("Send a photo, or describe in words what you are looking for.", code="query_empty")
     if not 1 <= limit <= settings.MAX_LIMIT:
         raise InvalidQuery(f"limit must be from 1 to {settings.MAX_LIMIT}.")
     if not 0 <= query.offset <= settings.MAX_OFFSET:
@@ -111,13 +111,13 @@ def checked(query: SearchQuery) -> SearchQuery:
     if not 0 <= query.fallback <= settings.MAX_LIMIT:
         raise InvalidQuery(f"fallback must be from 0 to {settings.MAX_LIMIT}.")
     if len(query.photos) > settings.MAX_PHOTOS:
-        raise InvalidQuery(f"Send up to {settings.MAX_PHOTOS} photos.", code="too_many_photos")
+        raise InvalidQuery(f"Send at most {settings.MAX_PHOTOS} photos.", code="too_many_photos")
     if any(len(text) > settings.MAX_TEXT_LENGTH for text in query.texts):
         raise InvalidQuery(f"The text may have up to {settings.MAX_TEXT_LENGTH} characters.", code="text_too_long")
     if len({*query.like, *query.unlike}) > MAX_EXAMPLES:
-        raise InvalidQuery(f"Name up to {MAX_EXAMPLES} products to be like or unlike.")
+        raise InvalidQuery(f"Name at most {MAX_EXAMPLES} products in like and unlike together.")
     if any(len(key) > MAX_KEY_LENGTH or "\0" in key for key in (*query.like, *query.unlike)):
-        raise InvalidQuery("This is not the key of a product.", code="product_not_indexed")
+        raise InvalidQuery("like and unlike take product keys.", code="product_not_indexed")
     weights = (query.photo_weight, query.text_weight, query.like_weight, query.unlike_weight)
     if not all(math.isfinite(weight) and 0 <= weight <= 10 for weight in weights):
         raise InvalidQuery("Weights must be from 0 to 10.")
@@ -128,10 +128,10 @@ def checked(query: SearchQuery) -> SearchQuery:
     return replace(query, limit=limit)
 
 
-def compose(query: SearchQuery, version: IndexVersion, timer: Timer) -> tuple[Vector, list[PhotoReport]]:
-    """Return the unit vector (dim,) that stands for the whole query, and what was done with each photo.
+def embed_query(query: SearchQuery, version: IndexVersion, timer: Timer) -> tuple[Vector, list[PhotoReport]]:
+    """Return the unit vector (dim,) for the whole query, and a report for each photo.
 
-    The encoder is needed for texts, and for photos whose embedding is not in the cache.
+    Loads the encoder only for texts, and for photos whose embedding is not cached.
     Raises InvalidQuery, PhotoRejected, Busy, IndexOutdated.
     """
     import numpy as np
@@ -146,7 +146,7 @@ def compose(query: SearchQuery, version: IndexVersion, timer: Timer) -> tuple[Ve
         reports.append(report)
     if query.texts:
         encoder = encoder_for(version)
-        with _turn(timer), timer("encode"):
+        with _timed_encode_slot(timer), timer("encode"):
             total += query.text_weight * encoder.embed_texts(query.texts).sum(axis=0)
     for key in query.like:
         total += query.like_weight * stored[key]
@@ -154,27 +154,27 @@ def compose(query: SearchQuery, version: IndexVersion, timer: Timer) -> tuple[Ve
         total -= query.unlike_weight * stored[key]
     length = float(np.linalg.norm(total))
     if length < 1e-6:
-        raise InvalidQuery("Nothing is left of this query: its parts cancel each other out, or their weights are 0.")
+        raise InvalidQuery("The query vector is zero: its parts cancel each other out, or all weights are 0.")
     return total / np.float32(length), reports
 
 
 def photo_vector(
     photo: Photo, version: IndexVersion, timer: Timer, *, preparation: str | None = None
 ) -> tuple[Vector, PhotoReport]:
-    """Return a photo's unit vector (dim,), and what was done with it. preparation: see SearchQuery."""
+    """Return a photo's unit vector (dim,) and its report. preparation: see SearchQuery."""
     strategy = preparation or get_settings().QUERY_PREPARATION
-    how = identity(strategy, get_settings().BACKGROUND_MODEL)
-    name = f"{version.encoder_fingerprint}:{how}:{photo.digest}"
-    if known := cached_embedding(name, version.dim):
-        vector, preparation, fallback = known
+    prepared_as = identity(strategy, get_settings().BACKGROUND_MODEL)
+    name = f"{version.encoder_fingerprint}:{prepared_as}:{photo.digest}"
+    if cached := get_cached_embedding(name, version.dim):
+        vector, preparation, fallback = cached
         return vector, PhotoReport(preparation, fallback, is_cached=True)
-    with timer("encode"):  # the first one loads it
+    with timer("encode"):  # the first search loads the encoder
         encoder = encoder_for(version)
-    # One turn for all of it: what is hostile about a photo costs most while it is decoded.
-    with _turn(timer):
+    # One slot covers decoding too: a hostile photo costs most while it is decoded.
+    with _timed_encode_slot(timer):
         vector, report = _embed_photo(photo, encoder, strategy, timer)
-    if report.fallback not in PASSING_FALLBACKS:
-        keep_embedding(name, vector, report.preparation, report.fallback)
+    if report.fallback not in TRANSIENT_FALLBACKS:
+        set_cached_embedding(name, vector, report.preparation, report.fallback)
     return vector, report
 
 
@@ -190,8 +190,8 @@ def _embed_photo(photo: Photo, encoder: TransformersEncoder, strategy: str, time
 
 
 @contextmanager
-def _turn(timer: Timer) -> Iterator[None]:
-    """Wait for a turn to encode; the wait is a stage of its own."""
+def _timed_encode_slot(timer: Timer) -> Iterator[None]:
+    """Hold an encode slot; time the wait for it as the stage `wait`."""
     with ExitStack() as stack:
         with timer("wait"):
             stack.enter_context(encode_slot())
@@ -199,22 +199,22 @@ def _turn(timer: Timer) -> Iterator[None]:
 
 
 def stored_vectors(version: IndexVersion, keys: Sequence[str]) -> Mapping[str, Vector]:
-    """Return the vector of each product's main image, from the database: no encoder is needed.
+    """Return the vector of each product's main image, read from the database without the encoder.
 
-    Whether the products may be seen is not asked here. Raises InvalidQuery for one that is not indexed.
+    Does not check whether the products are visible. Raises InvalidQuery for a product that is not indexed.
     """
     if not keys:
         return {}
     rows = Embedding.objects.using(get_catalog().database).filter(
         version=version, product_key__in=set(keys), vector__isnull=False
     )
-    # Of a product whose main image could not be read, the first one that could.
+    # If a product's main image could not be read, use its first readable image.
     best = {row.product_key: row for row in rows.order_by("is_main", "-image_key")}
     if missing := [key for key in keys if key not in best]:
-        raise not_indexed(missing[0])
+        raise not_indexed_error(missing[0])
     vectors = feed.vectors_of(list(best.values()), version.dim)
     return dict(zip(best, vectors, strict=True))
 
 
-def not_indexed(key: str) -> InvalidQuery:
+def not_indexed_error(key: str) -> InvalidQuery:
     return InvalidQuery(f"There is no indexed product with the key {key[:40]!r}.", code="product_not_indexed")

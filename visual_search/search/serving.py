@@ -1,7 +1,7 @@
-"""Which index version this process answers with.
+"""The serving version: the index version that this process searches.
 
-That is the active one. After a switch, a process that searches goes on with the version it had until the new one's
-encoder is loaded and its store filled, in a thread of its own: no shopper waits for either.
+It is the active version. After a switch, a process that already serves searches keeps its old version while a thread
+loads the new version's encoder and fills its store, so no shopper waits for either.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from visual_search.stores.base import Position, VectorStore
 
 logger = logging.getLogger(__name__)
 
-RETRY_SECONDS = 60  # after a warm-up that failed
+RETRY_SECONDS = 60  # after a failed warm-up
 
-_served: dict[int, int] = {}  # process id: primary key of the version
-_warming: dict[tuple[int, int], float] = {}  # process id and version: when the thread was started
+_served: dict[int, int] = {}  # process id → primary key of the version
+_warming: dict[tuple[int, int], float] = {}  # (process id, version) → start time of the thread
 
 
 def serving_version() -> IndexVersion:
-    """Return the version to search with, with the feed's state. Raises IndexEmpty, IndexOutdated."""
+    """Return the version to search, with the feed state. Raises IndexEmpty, IndexOutdated."""
     active = versions.get_active()
     served = _served.get(os.getpid())
     if served == active.pk:
         return active
     old = versions.all_versions().filter(pk=served).first() if served is not None else None
     if old is None or is_warm(active):
-        return _serve(active)
-    _warm_aside(active)
+        return _start_serving(active)
+    _warm_up_in_thread(active)
     return old
 
 
-def find_serving() -> IndexVersion | None:
-    """Return the version that `serving_version` would, or None where it would raise. Changes nothing."""
+def find_serving_version() -> IndexVersion | None:
+    """Return what `serving_version` would return, or None where it would raise. Changes nothing."""
     try:
         active = versions.get_active()
     except (IndexEmpty, IndexOutdated):
@@ -53,9 +53,9 @@ def find_serving() -> IndexVersion | None:
 
 
 def current_store(version: IndexVersion) -> VectorStore:
-    """Return the version's store, brought up to date if it is this process's own; workers feed a shared one.
+    """Return the version's store. Brings an embedded store up to date first; workers feed a shared one.
 
-    version: with the feed's state, as `versions.all_versions` gives it.
+    version: with the feed state, as `versions.all_versions` returns it.
     """
     store = store_for(version)
     if not store.is_shared:
@@ -66,7 +66,7 @@ def current_store(version: IndexVersion) -> VectorStore:
 
 
 def is_warm(version: IndexVersion) -> bool:
-    """Say whether this process can search the version at once. Loads nothing."""
+    """Return whether this process can search the version at once. Loads nothing."""
     if not get_encoder(version.checkpoint).is_loaded:
         return False
     store = store_for(version)
@@ -74,40 +74,38 @@ def is_warm(version: IndexVersion) -> bool:
 
 
 def warm_up(version: IndexVersion) -> None:
-    """Load the version's encoder and fill its store. Raises what these raise."""
+    """Load the version's encoder and fill its store. Passes their errors on."""
     encoder_for(version).warm_up()
     current_store(version)
 
 
-def forget() -> None:
-    """Begin anew: the next search takes the active version and waits for it."""
+def reset() -> None:
+    """Forget the serving version: the next search uses the active version and waits until it is loaded."""
     _served.pop(os.getpid(), None)
     _warming.clear()
 
 
-def _serve(version: IndexVersion) -> IndexVersion:
+def _start_serving(version: IndexVersion) -> IndexVersion:
     if _served.get(os.getpid()) not in (None, version.pk):
-        logger.info("This process now answers with index version %s (%s).", version.pk, version.checkpoint)
+        logger.info("This process now searches index version %s (%s).", version.pk, version.checkpoint)
     _served[os.getpid()] = version.pk
     keep_only(version)
     return version
 
 
-def _warm_aside(version: IndexVersion) -> None:
-    """Warm the version up in a thread, unless one does so or has failed a moment ago."""
+def _warm_up_in_thread(version: IndexVersion) -> None:
+    """Warm the version up in a thread, unless one was started in the last RETRY_SECONDS."""
     key = (os.getpid(), version.pk)
     if time.monotonic() - _warming.get(key, -RETRY_SECONDS) < RETRY_SECONDS:
         return
     _warming[key] = time.monotonic()
-    threading.Thread(target=_warm, args=(version,), name="visual_search-warm-up", daemon=True).start()
+    threading.Thread(target=_run_warm_up, args=(version,), name="visual_search-warm-up", daemon=True).start()
 
 
-def _warm(version: IndexVersion) -> None:
+def _run_warm_up(version: IndexVersion) -> None:
     try:
         warm_up(version)
-    except Exception:  # the shoppers are served with the version before; staff must see why
-        logger.exception(
-            "Index version %s can't be made ready in this process; it answers with the old one", version.pk
-        )
+    except Exception:  # shoppers still get the old version; staff must see why
+        logger.exception("This process can't load index version %s; it still answers with the old one.", version.pk)
     finally:
         connections.close_all()

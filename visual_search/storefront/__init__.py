@@ -1,1 +1,1 @@
-"""The search page and the widget. Knows nothing of the API."""
+"""The search page and the widget. Does not import the API."""

@@ -1,4 +1,4 @@
-"""The address of a search: all of its state, in the query string of the search page."""
+"""The address of a search: a URL of the search page with the whole state in its query string."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from visual_search.catalog import get_catalog
 from visual_search.conf import get_settings
 from visual_search.exceptions import ConfigurationError
 from visual_search.filters import parameter_names
-from visual_search.web.parameters import IGNORED, SearchRequestSerializer
+from visual_search.web.parameters import IGNORED_FIELDS, SearchRequestSerializer
 
-QUESTIONS = ("text", "q", "token", "like")  # any of them makes a search of an address
+QUERY_PARAMETERS = ("text", "q", "token", "like")  # an address with any of these is a search
 
 
 def read_parameters(data: QueryDict) -> QueryDict:
-    """Return what a search understands and says something: newsletters and ads add more than that to an address."""
-    known = {*SearchRequestSerializer().fields, *parameter_names(get_catalog().filters)} - {"photo", *IGNORED}
+    """Return the known, non-empty search parameters. Newsletters and ads add others to a URL."""
+    known = {*SearchRequestSerializer().fields, *parameter_names(get_catalog().filters)} - {"photo", *IGNORED_FIELDS}
     kept = QueryDict(mutable=True)
     for name in data:
         if name in known and (values := [value for value in data.getlist(name) if value.strip()]):
@@ -24,8 +24,8 @@ def read_parameters(data: QueryDict) -> QueryDict:
     return kept
 
 
-def changed(data: QueryDict, **values: str | None) -> QueryDict:
-    """Return the parameters with some set, or, where None, left out."""
+def replace_parameters(data: QueryDict, **values: str | None) -> QueryDict:
+    """Return a copy of the parameters with these values set; None removes one."""
     copy = data.copy()
     for name, value in values.items():
         copy.pop(name, None)
@@ -35,8 +35,8 @@ def changed(data: QueryDict, **values: str | None) -> QueryDict:
 
 
 def address_of(data: QueryDict, **values: str | None) -> str:
-    """Return the address of the search page with these parameters, some of them changed."""
-    parameters = changed(data, **({"offset": None} | values))
+    """Return the address of the search page with these parameters and changes. Goes to the first page by default."""
+    parameters = replace_parameters(data, **({"offset": None} | values))
     query = parameters.urlencode()
     return page_address("search") + (f"?{query}" if query else "")
 
@@ -46,10 +46,10 @@ def page_address(name: str) -> str:
     try:
         return reverse(f"visual_search:{name}")
     except NoReverseMatch as error:
-        missing = 'Add path("search-by-photo/", include("visual_search.urls")) to your URLs'
-        raise ConfigurationError(f"The search page has no address. {missing}.") from error
+        fix = 'Add path("search-by-photo/", include("visual_search.urls")) to your URLs'
+        raise ConfigurationError(f"The search page has no URL. {fix}.") from error
 
 
 def page_size(data: QueryDict) -> int:
-    given = data.get("limit", "")
-    return int(given) if given.isdecimal() else get_settings().DEFAULT_LIMIT
+    limit = data.get("limit", "")
+    return int(limit) if limit.isdecimal() else get_settings().DEFAULT_LIMIT

@@ -1,4 +1,4 @@
-"""The filters beside the results: what there is to choose from, and what is chosen."""
+"""The filters beside the results: the available choices and the chosen ones."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from django.utils.translation import gettext
 from visual_search.catalog import get_catalog
 from visual_search.exceptions import InvalidFilter, VisualSearchError
 from visual_search.filters import Boolean, Number, parameter_names, parse_filters
-from visual_search.search.facets import Facets, count_facets, is_at_hand
+from visual_search.search.facets import Facets, are_facets_ready, count_facets
 from visual_search.storefront.addresses import address_of
 
 if TYPE_CHECKING:
     from visual_search.filters import Field
 
-CHOICES_SHOWN = 12  # of one filter; the others stand behind a "more"
+CHOICES_SHOWN = 12  # of one filter; the others are behind "Show all"
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One value of a filter. count: products that have it, None where that is not known."""
+    """One value of a filter. count: products that have it; None if that is unknown."""
 
     value: str
     label: str
@@ -34,9 +34,9 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class FilterGroup:
-    """One declared filter as fields of the form. sides: of a number, its two ends as (parameter, value, bound).
+    """One declared filter as form fields. sides: the two ends of a number, as (parameter, value, bound).
 
-    is_boolean: its choice is called like itself.
+    is_boolean: its choice `true` has the label of the filter itself.
     """
 
     name: str
@@ -47,7 +47,7 @@ class FilterGroup:
 
     @property
     def first_choices(self) -> list[Choice]:
-        """The chosen ones and the most common, in their order."""
+        """The chosen and the most common choices, in their order."""
         shown = {choice.value for choice in self.choices[:CHOICES_SHOWN]}
         return [choice for choice in self.choices if choice.is_chosen or choice.value in shown]
 
@@ -57,16 +57,16 @@ class FilterGroup:
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
-    """A filter that is set, and the address without it."""
+class ChosenFilter:
+    """A filter that is set. address: the search without it."""
 
     label: str
     address: str
 
 
 def filter_groups(data: QueryDict) -> list[FilterGroup]:
-    """Return the filters that there is something to choose of, with what was chosen."""
-    facets = known_facets(data)
+    """Return the filters that offer a choice, with the chosen values."""
+    facets = available_facets(data)
     groups = []
     for name, declared in get_catalog().filters.items():
         if isinstance(declared, Number):
@@ -78,17 +78,17 @@ def filter_groups(data: QueryDict) -> list[FilterGroup]:
     return groups
 
 
-def known_facets(data: QueryDict) -> Facets:
-    """Return the filters' values to choose from; nothing before this process has its store."""
-    nothing = Facets({}, {}, {})
+def available_facets(data: QueryDict) -> Facets:
+    """Return the values to choose from; nothing if this process has not filled its store."""
+    no_facets = Facets({}, {}, {})
     declared = get_catalog().filters
     given = {name: data.getlist(name) for name in parameter_names(declared) if name in data}
     try:
-        return count_facets(parse_filters(declared, given), with_alternatives=True) if is_at_hand() else nothing
+        return count_facets(parse_filters(declared, given), with_alternatives=True) if are_facets_ready() else no_facets
     except InvalidFilter:
         return count_facets()
     except VisualSearchError:
-        return nothing
+        return no_facets
 
 
 def number_group(name: str, data: QueryDict, facets: Facets) -> FilterGroup:
@@ -104,12 +104,12 @@ def number_group(name: str, data: QueryDict, facets: Facets) -> FilterGroup:
 
 def choice_group(name: str, declared: Field, data: QueryDict, facets: Facets) -> FilterGroup:
     catalog = get_catalog()
-    counts = {text_of(value): count for value, count in facets.values.get(name, {}).items()}
+    counts = {parameter_text(value): count for value, count in facets.values.get(name, {}).items()}
     chosen = data.getlist(name)
     values = [*counts, *(value for value in dict.fromkeys(chosen) if value not in counts)]
     label = catalog.filter_label(name)
     if isinstance(declared, Boolean):
-        # What shoppers look for is what is true of a product; the opposite stands there where an address asks for it.
+        # Shoppers filter by what is true of a product; `false` is shown only if the address sets it.
         values = [value for value in values if value == "true" or value in chosen]
         labels: Mapping[str, str] = {"true": label, "false": gettext("not: %(label)s") % {"label": label}}
     else:
@@ -118,30 +118,30 @@ def choice_group(name: str, declared: Field, data: QueryDict, facets: Facets) ->
     return FilterGroup(name, label, choices, is_boolean=isinstance(declared, Boolean))
 
 
-def text_of(value: object) -> str:
-    """Return a filter's value as an address has it."""
+def parameter_text(value: object) -> str:
+    """Return a filter's value as it is written in a query string."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def chosen_filters(data: QueryDict, groups: list[FilterGroup]) -> list[Chosen]:
-    """Return what is set, each with the address without it."""
+def chosen_filters(data: QueryDict, groups: list[FilterGroup]) -> list[ChosenFilter]:
+    """Return the filters that are set, each with the address of the search without it."""
     chosen = []
     for group in groups:
         for choice in group.choices:
             if choice.is_chosen:
                 others = data.copy()
                 others.setlist(group.name, [value for value in data.getlist(group.name) if value != choice.value])
-                chosen.append(Chosen(choice.label, address_of(others)))
+                chosen.append(ChosenFilter(choice.label, address_of(others)))
         words = (gettext("%(label)s from %(value)s"), gettext("%(label)s up to %(value)s"))
         for (name, value, _), sentence in zip(group.sides, words, strict=False):
             if value:
-                label = sentence % {"label": group.label, "value": localized(value)}
-                chosen.append(Chosen(label, address_of(data, **{name: None})))
+                label = sentence % {"label": group.label, "value": localized_number(value)}
+                chosen.append(ChosenFilter(label, address_of(data, **{name: None})))
     return chosen
 
 
-def localized(value: str) -> str:
-    """Return a number that was typed as this language writes it; anything else as it is."""
+def localized_number(value: str) -> str:
+    """Return a typed number in the format of the active language; anything else unchanged."""
     try:
         return number_format(float(value) if "." in value else int(value))
     except ValueError:

@@ -1,7 +1,7 @@
-"""What the storefront's templates show: the form, its filters, what was found. Its state is its address.
+"""The context of the storefront's templates: the form, its filters and the results.
 
-Every parameter of a search stands in the query string of the search page: reloading, going back and sharing work with
-and without JavaScript. A photo stands there by its token.
+Every parameter of a search is in the query string of the search page, a photo as its token. So reloading, going back
+and sharing work with and without JavaScript.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from visual_search.catalog import get_catalog
 from visual_search.filters import parameter_names
 from visual_search.search.query import MAX_EXAMPLES
 from visual_search.search.results import visible_products
-from visual_search.storefront.addresses import address_of, changed, page_size
-from visual_search.storefront.filters import Chosen, FilterGroup, chosen_filters, filter_groups
+from visual_search.storefront.addresses import address_of, page_size, replace_parameters
+from visual_search.storefront.filters import ChosenFilter, FilterGroup, chosen_filters, filter_groups
 from visual_search.web import messages
 
 if TYPE_CHECKING:
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Storefront:
-    """All that the widget shows. data: the parameters of the search, known and not empty.
+    """Everything that the widget shows. data: the known, non-empty parameters of the search.
 
-    hits: as `card` makes them. error: {"code", "detail"}.
+    hits: from `hit_card`. error: {"code", "detail"}.
     """
 
     data: QueryDict
     groups: list[FilterGroup] = field(default_factory=list)
-    chosen: list[Chosen] = field(default_factory=list)
+    chosen: list[ChosenFilter] = field(default_factory=list)
     examples: list[dict[str, Any]] = field(default_factory=list)
     hits: list[dict[str, Any]] = field(default_factory=list)
     is_nothing_close: bool = False
@@ -64,7 +64,7 @@ class Storefront:
 
     @property
     def address(self) -> str:
-        """The address that shows the same again."""
+        """The address that shows this search again."""
         return address_of(self.data)
 
     @property
@@ -73,7 +73,7 @@ class Storefront:
 
     @property
     def announcement(self) -> str:
-        """What a screen reader says when the results are there."""
+        """What a screen reader announces when the results arrive."""
         if not self.hits:
             return gettext("No products found.")
         if self.is_nothing_close:
@@ -82,25 +82,25 @@ class Storefront:
             "count": len(self.hits)
         }
 
-    def refuse(self, code: str) -> None:
-        """Show the sentence for an error; what was entered stays, but not a photo that is gone."""
+    def show_error(self, code: str) -> None:
+        """Show the sentence for an error. Keeps what was entered, except an expired photo."""
         self.error = {"code": code, "detail": messages.sentence(code)}
         if code == "photo_expired":
-            self.data = changed(self.data, token=None, crop=None)
+            self.data = replace_parameters(self.data, token=None, crop=None)
 
-    def show(self, results: SearchResults) -> None:
-        """Show what was found."""
+    def show_results(self, results: SearchResults) -> None:
+        """Show a page of results, with links to the pages around it."""
         self.was_searched = True
         self.is_nothing_close = results.is_nothing_close
-        self.hits = [card(hit) for hit in results.hits or results.fallback]
+        self.hits = [hit_card(hit) for hit in results.hits or results.fallback]
         offset, limit = int(self.data.get("offset") or 0), page_size(self.data)
         if results.next_offset is not None:
             self.next = address_of(self.data, offset=str(results.next_offset))
         if offset:
             self.previous = address_of(self.data, offset=str(max(0, offset - limit)) if offset > limit else None)
 
-    def complete(self, request: HttpRequest) -> None:
-        """Fill in what stands around the results: the filters, and the products that others should be like."""
+    def load_filters_and_examples(self, request: HttpRequest) -> None:
+        """Load what the page shows beside the results: the filters, and the products in `like`."""
         self.groups = filter_groups(self.data)
         self.chosen = list(chosen_filters(self.data, self.groups))
         if keys := [key for key in self.like if "\0" not in key][:MAX_EXAMPLES]:
@@ -108,13 +108,13 @@ class Storefront:
             self.examples = [product_card(rows[key]) for key in keys if key in rows]
 
 
-def card(hit: ProductHit) -> dict[str, Any]:
-    """Return a hit as `_hit.html` shows it."""
+def hit_card(hit: ProductHit) -> dict[str, Any]:
+    """Return a hit as context for `_hit.html`."""
     return product_card(hit.product, hit.image)
 
 
 def product_card(product: Any, image: CatalogImage | None = None) -> dict[str, Any]:
-    """Return a product as `_hit.html` shows it, with this image of it or its main one."""
+    """Return a product as context for `_hit.html`. image: one of its images; None shows the main image."""
     catalog = get_catalog()
     image = image or next(iter(catalog.images_of(product)), None)
     return {

@@ -16,8 +16,8 @@ from visual_search.filters import parameter_names
 from visual_search.search.results import SIMILAR_LIMIT
 from visual_search.search.results import similar_products as find_similar
 from visual_search.storefront.addresses import address_of, page_address
-from visual_search.storefront.filters import text_of
-from visual_search.storefront.state import Storefront, card
+from visual_search.storefront.filters import parameter_text
+from visual_search.storefront.state import Storefront, hit_card
 from visual_search.web import messages
 
 logger = logging.getLogger(__name__)
@@ -29,9 +29,9 @@ PLACEMENTS = ("page", "button")
 
 @register.inclusion_tag("visual_search/widget.html", takes_context=True)
 def visual_search_widget(context: Context, placement: str = "page", **filters: Any) -> dict[str, Any]:
-    """Show the search by photo: form, crop, filters and results; or, as placement="button", the way to it.
+    """Show the search by photo: form, crop, filters and results. placement="button" shows a link to it.
 
-    filters: declared filters that are set at first, `category="shoes"` or `max_price=50`.
+    filters: initial values of declared filters, such as `category="shoes"` or `max_price=50`.
     """
     if placement not in PLACEMENTS:
         raise template.TemplateSyntaxError(f"placement must be one of {', '.join(PLACEMENTS)}, not {placement!r}.")
@@ -40,7 +40,7 @@ def visual_search_widget(context: Context, placement: str = "page", **filters: A
     if placement == "button" or not isinstance(store, Storefront):
         store = Storefront(preset)
         if placement == "page":
-            store.complete(request_of(context))
+            store.load_filters_and_examples(get_request(context))
     return {
         "store": store,
         "placement": placement,
@@ -56,41 +56,41 @@ def visual_search_widget(context: Context, placement: str = "page", **filters: A
 
 @register.inclusion_tag("visual_search/similar.html", takes_context=True)
 def similar_products(context: Context, product: Any, limit: int = SIMILAR_LIMIT) -> dict[str, Any]:
-    """Show the products that look most like `product`; nothing at all where there are none or the search can't say.
+    """Show the products that look most like `product`; nothing if there are none or the search fails.
 
-    Loads no encoder. A product page never fails because of it.
+    Loads no encoder. Search errors are logged and never break the page.
     """
     try:
         hits = find_similar(product, request=context.get("request"), limit=limit).hits
     except VisualSearchError as error:
-        logger.info("No similar products of %s: %s", getattr(product, "pk", product), error)
+        logger.info("No similar products for %s: %s", getattr(product, "pk", product), error)
         hits = []
-    return {"hits": [card(hit) for hit in hits], "product": product}
+    return {"hits": [hit_card(hit) for hit in hits], "product": product}
 
 
 @register.inclusion_tag("visual_search/link.html")
 def photo_search_link(product: Any) -> dict[str, Any]:
-    """Show a link to the search for products that look like this one, with its filters and words to refine it."""
+    """Show a link to a search for products like this one, which filters and words can refine."""
     data = QueryDict(mutable=True)
     data["like"] = str(getattr(product, "pk", product))
     return {"address": address_of(data), "title": get_catalog().title(product)}
 
 
 def read_filters(filters: dict[str, Any]) -> QueryDict:
-    """Return the tag's filters as parameters; None and "" are not set. Raises TemplateSyntaxError for unknown ones."""
+    """Return the tag's filters as parameters, without None and "". Raises TemplateSyntaxError for unknown filters."""
     known = parameter_names(get_catalog().filters)
     data = QueryDict(mutable=True)
     for name, value in filters.items():
         if name not in known:
             raise template.TemplateSyntaxError(f"There is no filter {name!r}. Filters: {', '.join(known)}.")
         values = value if isinstance(value, list | tuple | set) else [value]
-        if texts := [text_of(one) for one in values if one not in (None, "")]:
+        if texts := [parameter_text(item) for item in values if item not in (None, "")]:
             data.setlist(name, texts)
     return data
 
 
-def request_of(context: Context) -> HttpRequest:
-    """Return the request, which the form's protection and `visible_to` need."""
+def get_request(context: Context) -> HttpRequest:
+    """Return the request, which CSRF protection and `visible_to` need."""
     request = context.get("request")
     if not isinstance(request, HttpRequest):
         raise template.TemplateSyntaxError(

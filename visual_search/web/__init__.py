@@ -1,1 +1,1 @@
-"""A request becomes a query, an error becomes an answer: what the API and the storefront share."""
+"""What the API and the storefront share: from a request to a query, from an error to a response."""

@@ -1,4 +1,4 @@
-"""How a view answers: the status, code and sentence of an error, and when to ask again."""
+"""Error responses: status, code and message of an error, and when to retry."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ TOO_LARGE = {"photo_too_large", "photo_too_many_pixels"}
 RETRY_AFTER_SECONDS = 10
 
 
-def explain(error: VisualSearchError) -> tuple[int, dict[str, str]]:
-    """Return the status and body of the answer to an error. What only staff can mend goes to the log."""
+def describe_error(error: VisualSearchError) -> tuple[int, dict[str, str]]:
+    """Return the status and body of the response to an error. Log errors that only staff can fix."""
     if isinstance(error, BadRequest):
         is_large = error.code in TOO_LARGE
         return (413 if is_large else 400), {"code": error.code, "detail": str(error)}
@@ -27,9 +27,9 @@ def explain(error: VisualSearchError) -> tuple[int, dict[str, str]]:
 
 
 def without_transaction(view: Any) -> Any:
-    """Return the view, run without a transaction in any database, whatever ATOMIC_REQUESTS says.
+    """Return the view, exempt from ATOMIC_REQUESTS in every database.
 
-    A photo takes a while to decode and embed; meanwhile SQLite's write lock would be held.
+    Decoding and embedding a photo takes a while; a transaction would hold SQLite's write lock meanwhile.
     """
     for alias in connections:
         view = transaction.non_atomic_requests(using=alias)(view)

@@ -1,7 +1,7 @@
-"""What shoppers read when something is wrong: one sentence for each error code, in their language.
+"""The error messages that shoppers read: one translated sentence for each error code.
 
-The errors themselves speak to developers and logs, in English. Codes are stable (docs/api.md); a test sees that each
-code that can reach a shopper has its sentence.
+The messages of the exceptions are for developers and logs, in English. Codes are stable (docs/api.md); a test checks
+that every code that can reach a shopper has a sentence.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ SENTENCES: dict[str, _StrPromise] = {
     "too_many_photos": _("Please choose up to %(photos)s photos."),
     "photo_not_a_file": _("The photo did not arrive. Please choose it again."),
     "photo_misnamed": _("The photo did not arrive. Please choose it again."),
-    "photo_rejected": _("This photo can't be searched with. Please choose another one."),
+    "photo_rejected": _("This photo can't be used for a search. Please choose another one."),
     "photo_expired": _("Your photo is no longer here. Please choose it again."),
     "invalid_crop": _("This part of the photo can't be used. Please mark another one."),
     "crop_too_small": _("The marked part is too small. Please mark a larger one."),
     # Words, products, filters
-    "query_empty": _("Choose a photo first, or say in words what you look for."),
+    "query_empty": _("Choose a photo first, or describe in words what you are looking for."),
     "text_too_long": _("Please use at most %(characters)s characters."),
-    "product_not_indexed": _("This product can't be searched with. It may be new, or no longer here."),
+    "product_not_indexed": _("This product can't be used for a search. It may be new, or no longer available."),
     "invalid_filter": BAD_FILTER,
     "invalid_query": _("This search can't be answered. Please start a new one."),
     "bad_request": _("This search can't be answered. Please start a new one."),
@@ -53,16 +53,16 @@ SENTENCES: dict[str, _StrPromise] = {
     "index_outdated": PREPARING,
     "store_unavailable": UNAVAILABLE,
     "search_unavailable": UNAVAILABLE,
-    # What only the browser notices
+    # Errors that only the browser detects
     "photo_lost": _("The photo could not be carried over. Please choose it here once more."),
     "text_pasted": _("That was text, not a picture. Paste a picture, or write the words into the field."),
-    "page_expired": _("This page has been open for long. Please reload it."),
+    "page_expired": _("This page has been open for too long. Please reload it."),
     "network": _("The shop can't be reached. Please check your connection and try again."),
 }
 
 
 def sentence(code: str) -> str:
-    """Return the sentence for an error code; a general one for a code that no shopper should meet."""
+    """Return the sentence for an error code; a general one for a code that no shopper should see."""
     settings = get_settings()
     values = {
         "megabytes": f"{settings.MAX_UPLOAD_BYTES / 2**20:.3g}",

@@ -1,4 +1,4 @@
-"""What a request may say: its parameters, read into a query."""
+"""Request parameters, and how they are read into a query."""
 
 from __future__ import annotations
 
@@ -16,56 +16,58 @@ from visual_search.filters import parse_filters
 from visual_search.search.photos import Photo, find_photo, parse_crop, read_photo
 from visual_search.search.query import SearchQuery
 
-IGNORED = {"csrfmiddlewaretoken", "format"}  # sent by forms and by DRF's own pages
-FORM_BYTES = 1024 * 1024  # what a form may weigh besides its photos
+IGNORED_FIELDS = {"csrfmiddlewaretoken", "format"}  # sent by forms and by DRF's browsable API
+FORM_OVERHEAD_BYTES = 1024 * 1024  # what a form may add to its photos
 
 
 class PhotoField(serializers.FileField):
-    """An uploaded file; whether it is a photo is seen when it is decoded."""
+    """An uploaded file. Whether it is a photo is checked when it is decoded."""
 
 
 class SearchRequestSerializer(serializers.Serializer[SearchQuery]):
-    """Photos, texts, products or all of these; every other parameter is a filter that the catalogue declares."""
+    """Photos, texts, products or a mix of them. Every other parameter is a filter that the catalogue declares."""
 
     photo = serializers.ListField(
         child=PhotoField(allow_empty_file=True),
         required=False,
-        help_text="Photos: JPEG, PNG, WebP, GIF, BMP, AVIF, and HEIC where the server reads it.",
+        help_text="Photos: JPEG, PNG, WebP, GIF, BMP, AVIF, and HEIC if the server can read it.",
     )
     token = serializers.ListField(
-        child=serializers.CharField(), required=False, help_text="Photos that were sent to `photos/` before."
+        child=serializers.CharField(), required=False, help_text="Tokens of photos that were sent to `photos/`."
     )
     crop = serializers.ListField(
         child=serializers.CharField(allow_blank=True),
         required=False,
-        help_text="The part of each photo to search with: left,top,right,bottom as shares of its sides, 0 to 1.",
+        help_text="The part of each photo to search with: left,top,right,bottom as fractions of its sides, 0 to 1.",
     )
-    text = serializers.CharField(required=False, allow_blank=True, help_text="In words, up to 500 characters.")
+    text = serializers.CharField(required=False, allow_blank=True, help_text="A description, up to 500 characters.")
     q = serializers.CharField(required=False, allow_blank=True, help_text="Short for `text`.")
     like = serializers.ListField(
-        child=serializers.CharField(), required=False, help_text="Keys of products: more like these."
+        child=serializers.CharField(), required=False, help_text="Keys of products that the results should look like."
     )
     unlike = serializers.ListField(
-        child=serializers.CharField(), required=False, help_text="Keys of products: less like those."
+        child=serializers.CharField(),
+        required=False,
+        help_text="Keys of products that the results should differ from.",
     )
     photo_weight = serializers.FloatField(
-        required=False, default=1.0, min_value=0, max_value=10, help_text="How much each photo counts."
+        required=False, default=1.0, min_value=0, max_value=10, help_text="Weight of each photo."
     )
     text_weight = serializers.FloatField(
-        required=False, default=1.0, min_value=0, max_value=10, help_text="How much the text counts."
+        required=False, default=1.0, min_value=0, max_value=10, help_text="Weight of the text."
     )
     like_weight = serializers.FloatField(
-        required=False, default=1.0, min_value=0, max_value=10, help_text="How much each product in `like` counts."
+        required=False, default=1.0, min_value=0, max_value=10, help_text="Weight of each product in `like`."
     )
     unlike_weight = serializers.FloatField(
         required=False,
         default=0.5,
         min_value=0,
         max_value=10,
-        help_text="How much each one in `unlike` counts against.",
+        help_text="Weight of each product in `unlike`, which is subtracted.",
     )
-    limit = serializers.IntegerField(required=False, min_value=1, help_text="Products on a page.")
-    offset = serializers.IntegerField(required=False, default=0, min_value=0, help_text="Products to pass over.")
+    limit = serializers.IntegerField(required=False, min_value=1, help_text="Products per page.")
+    offset = serializers.IntegerField(required=False, default=0, min_value=0, help_text="Products to skip.")
     score_threshold = serializers.FloatField(
         required=False, min_value=-1, max_value=1, help_text="Cosine; products below it are left out."
     )
@@ -73,73 +75,73 @@ class SearchRequestSerializer(serializers.Serializer[SearchQuery]):
         required=False,
         default=0,
         min_value=0,
-        help_text="How many of the nearest products to name where none passes the threshold.",
+        help_text="How many of the nearest products to return if none reaches the threshold.",
     )
 
 
-def refuse_large_upload(request: HttpRequest) -> None:
-    """Refuse by the announced length, before the body is read here. Raises PhotoRejected."""
+def reject_large_upload(request: HttpRequest) -> None:
+    """Raise PhotoRejected if the Content-Length is too large, before the body is read."""
     settings = get_settings()
     limit = settings.MAX_UPLOAD_BYTES
     try:
-        announced = int(request.META.get("CONTENT_LENGTH") or 0)
+        content_length = int(request.META.get("CONTENT_LENGTH") or 0)
     except ValueError:
-        announced = 0
-    if announced > limit * settings.MAX_PHOTOS + FORM_BYTES:
+        content_length = 0
+    if content_length > limit * settings.MAX_PHOTOS + FORM_OVERHEAD_BYTES:
         megabytes = f"{limit / 2**20:.3g} MB"
         raise PhotoRejected(f"This photo is too large. Use one below {megabytes}.", code="photo_too_large")
 
 
 def read_query(data: QueryDict, uploads: Sequence[UploadedFile[Any]]) -> SearchQuery:
-    """Return the query that a request asks for. uploads: the files sent as `photo`. Raises BadRequest errors."""
+    """Return the query that a request describes. uploads: the files sent as `photo`. Raises BadRequest errors."""
     if not uploads and data.get("photo"):
         raise PhotoRejected("The photo must be sent as a file.", code="photo_not_a_file")
-    given = data.copy()
-    for key in list(given):
-        if key in ("photo", "token", "crop") or given[key] == "":  # an empty field of a form says nothing
-            del given[key]
-    fields = SearchRequestSerializer(data=given)
+    values = data.copy()
+    for key in list(values):
+        if key in ("photo", "token", "crop") or values[key] == "":  # forms send empty fields too
+            del values[key]
+    fields = SearchRequestSerializer(data=values)
     if not fields.is_valid():
-        raise InvalidQuery("; ".join(f"{name}: {_sentences(errors)}" for name, errors in fields.errors.items()))
-    wanted: dict[str, Any] = fields.validated_data
-    known = {*fields.fields, *IGNORED}
-    text = wanted.get("text") or wanted.get("q")
+        raise InvalidQuery("; ".join(f"{name}: {_join_errors(errors)}" for name, errors in fields.errors.items()))
+    validated: dict[str, Any] = fields.validated_data
+    known = {*fields.fields, *IGNORED_FIELDS}
+    text = validated.get("text") or validated.get("q")
     return SearchQuery(
         photos=read_photos(data, uploads),
         texts=[text] if text else [],
-        like=wanted.get("like", []),
-        unlike=wanted.get("unlike", []),
-        like_weight=wanted["like_weight"],
-        unlike_weight=wanted["unlike_weight"],
-        photo_weight=wanted["photo_weight"],
-        text_weight=wanted["text_weight"],
+        like=validated.get("like", []),
+        unlike=validated.get("unlike", []),
+        like_weight=validated["like_weight"],
+        unlike_weight=validated["unlike_weight"],
+        photo_weight=validated["photo_weight"],
+        text_weight=validated["text_weight"],
         filters=parse_filters(get_catalog().filters, {key: data.getlist(key) for key in data if key not in known}),
-        limit=wanted.get("limit"),
-        offset=wanted["offset"],
-        score_threshold=wanted.get("score_threshold"),
-        fallback=wanted["fallback"],
+        limit=validated.get("limit"),
+        offset=validated["offset"],
+        score_threshold=validated.get("score_threshold"),
+        fallback=validated["fallback"],
     )
 
 
 def read_photos(data: QueryDict, uploads: Sequence[UploadedFile[Any]]) -> list[Photo]:
-    """Return the uploads and the photos named by token, each with its crop; nothing is decoded."""
+    """Return the uploaded photos, then the kept ones, each with its crop. Decodes nothing."""
     tokens = [token for token in data.getlist("token") if token]
-    most = get_settings().MAX_PHOTOS
-    if len(uploads) + len(tokens) > most:
-        raise InvalidQuery(f"Send up to {most} photos.", code="too_many_photos")
+    limit = get_settings().MAX_PHOTOS
+    if len(uploads) + len(tokens) > limit:
+        raise InvalidQuery(f"Send at most {limit} photos.", code="too_many_photos")
     crops = [parse_crop(value) for value in data.getlist("crop")]
     if not any(crops):
         crops = [None] * (len(uploads) + len(tokens))
     if len(crops) != len(uploads) + len(tokens):
-        given = f"{len(crops)} for {len(uploads) + len(tokens)}"
-        message = f"Each photo takes one crop, an empty one for all of it; here: {given}."
+        found = f"{len(crops)} crops for {len(uploads) + len(tokens)} photos"
+        message = f"Send one crop for each photo, empty for the whole photo, not {found}."
         raise InvalidQuery(message, code="invalid_crop")
     photos = [read_photo(cast(BinaryIO, upload), crop=crop) for upload, crop in zip(uploads, crops, strict=False)]
     return photos + [find_photo(token, crop=crop) for token, crop in zip(tokens, crops[len(uploads) :], strict=True)]
 
 
-def _sentences(errors: Any) -> str:
-    """Return DRF's messages, which are nested for the items of a list, in one line."""
+def _join_errors(errors: Any) -> str:
+    """Return DRF's messages, which are nested for the items of a list, as one line."""
     if isinstance(errors, dict):
-        return " ".join(_sentences(error) for error in errors.values())
+        return " ".join(_join_errors(error) for error in errors.values())
     return " ".join(map(str, errors))

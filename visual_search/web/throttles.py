@@ -1,4 +1,4 @@
-"""How many photos one shopper may send: each costs an encoding."""
+"""Limit how many photos one shopper may send, because each one has to be encoded."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from visual_search.conf import get_settings
 
 
 class PhotoThrottle(SimpleRateThrottle):
-    """Count the forms and tokens that one user, or one address, sends. Searches in words alone pass freely."""
+    """Limit the forms and tokens that one user, or one IP address, sends. Text searches by GET are not counted."""
 
     scope = "visual_search_photo"
 
     def get_rate(self) -> str | None:
-        # Asked at every request: DRF itself would read it when the class is defined.
+        # Read at each request: DRF reads its rates when the class is defined.
         return get_settings().PHOTO_RATE
 
     def get_cache_key(self, request: Request, view: APIView) -> str | None:
         if not carries_photo(request):
-            return None  # DRF's way to say "not counted"
+            return None  # DRF does not count the request then
         user: Any = request.user
         ident = user.pk if user and user.is_authenticated else self.get_ident(request)
         return self.cache_format % {"scope": self.scope, "ident": ident}
 
 
 def carries_photo(request: Request) -> bool:
-    """Say whether a request may upload something or name a kept photo. Its body, which may, is not read."""
+    """Return whether a request may carry an upload or a photo token. Does not read the body: every POST counts."""
     return request.method == "POST" or "token" in request.query_params
 
 
 class ThrottledView(APIView):
-    """A view that the settings' throttles count, read at each request."""
+    """A view whose throttles come from THROTTLE_CLASSES, read at each request."""
 
     def get_throttles(self) -> list[Any]:
         paths = get_settings().THROTTLE_CLASSES
@@ -46,10 +46,10 @@ class ThrottledView(APIView):
 
 
 def check_throttles(request: HttpRequest) -> None:
-    """Count a request to a page, which is no view of DRF's, as the API would. Raises Throttled."""
-    counted = Request(request)
-    counted.user = getattr(request, "user", AnonymousUser())
+    """Throttle a request to a page, which is not a DRF view, as the API would. Raises Throttled."""
+    drf_request = Request(request)
+    drf_request.user = getattr(request, "user", AnonymousUser())
     view = ThrottledView()
     for throttle in view.get_throttles():
-        if not throttle.allow_request(counted, view):
+        if not throttle.allow_request(drf_request, view):
             raise exceptions.Throttled(throttle.wait())

@@ -14,7 +14,7 @@ from visual_search.exceptions import ConfigurationError
 from visual_search.filters import Number, parameter_names, parse_filters
 from visual_search.management.base import IndexCommand
 from visual_search.search.photos import parse_crop, read_photo
-from visual_search.search.query import SearchQuery, checked
+from visual_search.search.query import SearchQuery, validate_query
 from visual_search.search.results import SearchResults, search, warm_up
 from visual_search.vision.images import MIN_SIDE_PX
 
@@ -46,7 +46,7 @@ class Command(IndexCommand):
                 )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        query = checked(self.read_query(options))
+        query = validate_query(self.read_query(options))
         for photo in query.photos:  # refused before the encoder is loaded for nothing
             photo.decode(target_px=MIN_SIDE_PX)
         warm_up()

@@ -1,26 +1,26 @@
 /**
- * Search by photo on a shop's page: what {% visual_search_widget %} is with JavaScript.
+ * Search by photo on a shop's page: the behaviour of {% visual_search_widget %} with JavaScript.
  *
- * The address holds the whole state of a search; this script asks for the same address' results alone and puts them into
- * the page. A photo is turned upright and made smaller here, sent once, and named by a token from then on. It stays in
- * this tab, so that it can be cropped after coming back, or sent again when its token is too old.
- * Parts are found by data-vs-… attributes. No inline style or script, no blob: or data: address: default-src 'self' will do.
+ * The page's address holds the whole state of a search. This script fetches the results alone for the same parameters and
+ * inserts them into the page. It turns a photo upright, scales it down, sends it once and then refers to it by a token. The
+ * photo stays in this tab, to be cropped after coming back, or sent again when its token has expired.
+ * Elements are found by data-vs-… attributes. Without inline style or script, blob: or data: URLs, default-src 'self' is enough.
  */
 
-const LONGEST_PX = 1024; // of the photo that is sent; encoders read 224 to 512
-const PHOTO_BYTES = 300_000; // what it may weigh
+const LONGEST_PX = 1024; // of the sent photo; encoders read 224 to 512
+const PHOTO_BYTES = 300_000; // the target size of the sent photo
 const QUALITIES = [0.85, 0.7, 0.55, 0.4];
-const CROP_MIN = 0.08; // of a side; smaller parts show nothing
+const CROP_MIN = 0.08; // fraction of a side; smaller parts show nothing
 const CROP_STEP = 0.02;
-const SETTLE_MS = 400; // after the last change of crop or filters
-const RETRIES = 4; // of an answer that says "try again"
-const RETRY_SECONDS = 5; // where it does not say when
-const TIMEOUT_MS = 90_000; // of one request; a photo on a slow line takes a while
-const KEPT_PHOTOS = 5; // remembered by token, to go back to
-const STORED = "visual-search-photo";
+const SETTLE_MS = 400; // wait after the last change of crop or filters
+const RETRIES = 4; // of a request that may succeed later
+const RETRY_SECONDS = 5; // without a Retry-After header
+const TIMEOUT_MS = 90_000; // of one request; a photo takes a while on a slow connection
+const KEPT_PHOTOS = 5; // remembered by token, for going back
+const STORAGE_KEY = "visual-search-photo";
 const WHOLE = [0, 0, 1, 1];
 
-class Problem extends Error {
+class SearchError extends Error {
   constructor(code, detail = "", retryAfter = 0) {
     super(detail || code);
     Object.assign(this, { code, detail, retryAfter });
@@ -32,120 +32,120 @@ const show = (element, isShown) => element && (element.hidden = !isShown);
 
 // ---- photos
 
-/** Refuse what is no photo before anything is sent. Several files are a misunderstanding, not a search. */
+/** Return the chosen file; throw a SearchError, before anything is sent, for several files or one that is not a photo. */
 function chosenFile(files) {
-  if (files.length > 1) throw new Problem("photo_not_single");
+  if (files.length > 1) throw new SearchError("photo_not_single");
   const [file] = files;
-  if (!file.size) throw new Problem("photo_empty");
-  if (file.type && !file.type.startsWith("image/")) throw new Problem("photo_unsupported");
+  if (!file.size) throw new SearchError("photo_empty");
+  if (file.type && !file.type.startsWith("image/")) throw new SearchError("photo_unsupported");
   return file;
 }
 
-/** Draw a file upright and small. Returns its JPEG; the file itself where this browser can't read it (HEIC, mostly). */
+/** Draw a file upright and scaled down. Return it as a JPEG, or the file itself if this browser can't read it (mostly HEIC). */
 async function prepare(file, canvas, maxBytes, signal) {
   let bitmap;
   try {
     bitmap = await createImageBitmap(file, { imageOrientation: "from-image" });
   } catch {
-    if (file.size > maxBytes) throw new Problem("photo_too_large");
+    if (file.size > maxBytes) throw new SearchError("photo_too_large");
     return { blob: file, isShown: false };
   } finally {
-    signal?.throwIfAborted(); // a newer photo has the canvas
+    signal?.throwIfAborted(); // a newer photo uses the canvas
   }
   const scale = Math.min(1, LONGEST_PX / Math.max(bitmap.width, bitmap.height));
   canvas.width = Math.max(1, Math.round(bitmap.width * scale));
   canvas.height = Math.max(1, Math.round(bitmap.height * scale));
   const context = canvas.getContext("2d");
-  context.fillStyle = "#fff"; // the ground of what is transparent, as on the server
+  context.fillStyle = "#fff"; // the background of transparent photos, as on the server
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.imageSmoothingQuality = "high";
   context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   bitmap.close();
   let blob;
   for (const quality of QUALITIES) {
-    blob = await new Promise((done) => canvas.toBlob(done, "image/jpeg", quality));
+    blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", quality));
     signal?.throwIfAborted();
     if (blob && blob.size <= PHOTO_BYTES) break;
   }
   return blob ? { blob, isShown: true } : { blob: file, isShown: true };
 }
 
-/** Keep the photo in this tab, for the next page. A private window or a full one may refuse. */
-function store(token, blob) {
+/** Keep the photo in this tab for the next page. Return whether that worked: storage may be full or forbidden. */
+function storePhoto(token, blob) {
   const reader = new FileReader();
-  return new Promise((done) => {
+  return new Promise((resolve) => {
     reader.onload = () => {
       try {
-        sessionStorage.setItem(STORED, JSON.stringify({ token, type: blob.type, data: reader.result.split(",")[1] }));
-        done(true);
+        sessionStorage.setItem(STORAGE_KEY, JSON.stringify({ token, type: blob.type, data: reader.result.split(",")[1] }));
+        resolve(true);
       } catch {
-        done(false);
+        resolve(false);
       }
     };
-    reader.onerror = () => done(false);
+    reader.onerror = () => resolve(false);
     reader.readAsDataURL(blob);
   });
 }
 
-function stored() {
+function readStoredPhoto() {
   try {
-    const { token, type, data } = JSON.parse(sessionStorage.getItem(STORED));
+    const { token, type, data } = JSON.parse(sessionStorage.getItem(STORAGE_KEY));
     return { token, blob: new Blob([Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0))], { type }) };
   } catch {
     return null;
   }
 }
 
-function forgetStored() {
+function clearStoredPhoto() {
   try {
-    sessionStorage.removeItem(STORED);
-  } catch {} // storage that is forbidden holds nothing
+    sessionStorage.removeItem(STORAGE_KEY);
+  } catch {} // forbidden storage is empty anyway
 }
 
 // ---- requests
 
-/** Ask, with the progress of what is sent (0 to 1). XMLHttpRequest, because fetch does not tell that. */
+/** Send a request and report the upload's progress, 0 to 1. Uses XMLHttpRequest because fetch does not report it. */
 function request(address, { body, signal, onprogress } = {}) {
-  return new Promise((done, fail) => {
+  return new Promise((resolve, reject) => {
     const xhr = new XMLHttpRequest();
     xhr.open(body ? "POST" : "GET", address);
     xhr.timeout = TIMEOUT_MS;
-    xhr.onload = () => done(xhr);
-    xhr.onerror = xhr.ontimeout = () => fail(new Problem("network"));
-    xhr.onabort = () => fail(new DOMException("", "AbortError"));
+    xhr.onload = () => resolve(xhr);
+    xhr.onerror = xhr.ontimeout = () => reject(new SearchError("network"));
+    xhr.onabort = () => reject(new DOMException("", "AbortError"));
     if (onprogress) xhr.upload.onprogress = (event) => event.lengthComputable && onprogress(event.loaded / event.total);
     signal.addEventListener("abort", () => xhr.abort());
     xhr.send(body);
   });
 }
 
-/** Return the parts of an answer, or throw what it says is wrong; answers of proxies have but a status. */
-function partsOf(xhr) {
+/** Return the parts of a response, or throw its error. Responses of proxies have only a status. */
+function parseResponse(xhr) {
   const page = new DOMParser().parseFromString(xhr.responseText, "text/html");
   const error = page.querySelector("[data-vs-error]");
   const answer = page.querySelector("[data-vs-answer]");
-  // A 429 names its time in its sentence: too long to wait for with a page open.
+  // A 429 is not retried: the wait, which its message names, is too long for an open page.
   const retryAfter = [502, 503, 504].includes(xhr.status) ? Number(xhr.getResponseHeader("Retry-After")) || RETRY_SECONDS : 0;
-  if (error) throw Object.assign(new Problem(error.dataset.code, error.textContent, retryAfter), { parts: { page, answer } });
-  if (xhr.status === 413) throw new Problem("photo_too_large");
-  if (xhr.status === 403) throw new Problem("page_expired");
-  if (xhr.status !== 200 || !answer) throw new Problem("search_unavailable", "", retryAfter);
+  if (error) throw Object.assign(new SearchError(error.dataset.code, error.textContent, retryAfter), { parts: { page, answer } });
+  if (xhr.status === 413) throw new SearchError("photo_too_large");
+  if (xhr.status === 403) throw new SearchError("page_expired");
+  if (xhr.status !== 200 || !answer) throw new SearchError("search_unavailable", "", retryAfter);
   return { page, answer };
 }
 
-function pause(seconds, signal) {
-  return new Promise((done, fail) => {
-    const timer = setTimeout(done, seconds * 1000);
+function sleep(seconds, signal) {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, seconds * 1000);
     signal.addEventListener("abort", () => {
       clearTimeout(timer);
-      fail(new DOMException("", "AbortError"));
+      reject(new DOMException("", "AbortError"));
     });
   });
 }
 
 // ---- the crop
 
-/** Return the crop that an address or a field names; the whole photo where it makes no sense. */
+/** Parse the crop of an address or a field; return the whole photo if it is invalid. */
 function readCrop(text) {
   const [left, top, right, bottom, ...more] = (text || "").split(",").map(Number);
   const isInside = left >= 0 && top >= 0 && right <= 1 && bottom <= 1;
@@ -153,13 +153,13 @@ function readCrop(text) {
   return isCrop ? [left, top, right, bottom] : [...WHOLE];
 }
 
-/** Let the shopper mark a part of the photo. `onchange(crop)`: left, top, right, bottom as shares of its sides. */
-function cropper(box, percentWords, onchange) {
+/** Let the shopper mark a part of the photo. `onchange(crop)`: left, top, right, bottom as fractions of its sides. */
+function createCropper(box, percentWords, onchange) {
   const frame = box.parentElement;
   const edges = [...box.querySelectorAll("[data-vs-edge]")];
   let crop = [...WHOLE];
 
-  function set(values, isTold = true) {
+  function set(values, notifies = true) {
     crop = values;
     const [left, top, right, bottom] = crop;
     Object.assign(box.style, {
@@ -171,7 +171,7 @@ function cropper(box, percentWords, onchange) {
       edge.setAttribute("aria-valuetext", percentWords(percent));
     });
     box.classList.toggle("is-whole", isWhole());
-    if (isTold) onchange(crop);
+    if (notifies) onchange(crop);
   }
   const isWhole = () => crop.every((value, side) => Math.abs(value - WHOLE[side]) < 0.005);
   const withSide = (values, side, value) => {
@@ -202,13 +202,13 @@ function cropper(box, percentWords, onchange) {
     const start = at(event);
     const from = crop;
     const sides = (vsEdge ?? vsCorner)?.split(" ").map(Number);
-    const draws = !sides && (isOutside || isWhole()); // a new part is drawn where there is none to move
+    const isDrawing = !sides && (isOutside || isWhole()); // outside the crop, or without one, a new one is drawn
     if (vsEdge) event.target.focus({ preventScroll: true });
     const move = (moved) => {
       const [x, y] = at(moved);
       if (sides) {
         set(sides.reduce((values, side) => withSide(values, side, values[side] + (side % 2 ? y - start[1] : x - start[0])), from), false);
-      } else if (draws) {
+      } else if (isDrawing) {
         const drawn = [Math.min(x, start[0]), Math.min(y, start[1]), Math.max(x, start[0]), Math.max(y, start[1])];
         if (drawn[2] - drawn[0] >= CROP_MIN && drawn[3] - drawn[1] >= CROP_MIN) set(drawn, false);
       } else {
@@ -233,18 +233,19 @@ function cropper(box, percentWords, onchange) {
     set: (values) => set(values, false),
     isWhole,
     get value() {
-      return isWhole() ? "" : crop.map((share) => share.toFixed(3)).join(",");
+      return isWhole() ? "" : crop.map((edge) => edge.toFixed(3)).join(",");
     },
   };
 }
 
 // ---- the widget
 
-function enhance(root) {
+/** Set up the widget. Returns {searchByFiles}, for buttons on the same page. */
+function enhanceWidget(root) {
   const part = (name) => root.querySelector(`[data-vs-part="${name}"]`);
   const find = (name) => root.querySelector(`[data-vs-${name}]`);
   const form = find("form");
-  const found = part("results");
+  const results = part("results");
   const canvas = find("canvas");
   const input = find("file");
   const { token: tokenField, crop: cropField, text: textField } = form.elements;
@@ -254,40 +255,40 @@ function enhance(root) {
       (text, [name, value]) => text.replace(`{${name}}`, value),
       (sentences.querySelector(`[data-code="${code}"]`) ?? sentences.querySelector('[data-code="search_unavailable"]')).textContent,
     );
-  const photos = new Map(); // by token: those of this visit
-  const first = { address: location.href, parts: ["examples", "filters", "results"].map((name) => [name, part(name).innerHTML]) };
-  let photo = null; // {blob, isShown}: the one that is searched with
-  let running = null; // AbortController of what is going on
-  let settling = 0;
-  let shown = location.pathname + location.search;
+  const photos = new Map(); // token → blob, of this visit
+  const initial = { address: location.href, parts: ["examples", "filters", "results"].map((name) => [name, part(name).innerHTML]) };
+  let photo = null; // {blob, isShown}: the photo to search with
+  let running = null; // AbortController of the running task
+  let searchTimer = 0;
+  let shownAddress = location.pathname + location.search;
 
-  const crop = cropper(find("crop"), (percent) => sentence("cropped", { percent }), () => {
+  const crop = createCropper(find("crop"), (percent) => sentence("cropped", { percent }), () => {
     showCrop();
-    settle();
+    searchSoon();
   });
 
-  // -- what is said
+  // -- status and errors
 
-  function say(code, values) {
+  function showStatus(code, values) {
     find("said").textContent = code ? sentence(code, values) : "";
   }
 
-  function complain(problem) {
+  function showError(error) {
     const box = find("error");
-    box.textContent = problem ? problem.detail || sentence(problem.code) : "";
-    if (problem) box.dataset.code = problem.code;
+    box.textContent = error ? error.detail || sentence(error.code) : "";
+    if (error) box.dataset.code = error.code;
     else delete box.dataset.code;
   }
 
-  function busy(isBusy, share = null) {
-    found.classList.toggle("is-busy", isBusy);
-    found.setAttribute("aria-busy", isBusy);
+  function setBusy(isBusy, share = null) {
+    results.classList.toggle("is-busy", isBusy);
+    results.setAttribute("aria-busy", isBusy);
     show(find("wait"), isBusy);
     if (share === null) find("progress").removeAttribute("value");
     else find("progress").value = share * 100;
   }
 
-  // -- what is searched with
+  // -- the query
 
   function showPhoto() {
     const hadFocus = find("photo").contains(document.activeElement);
@@ -313,7 +314,7 @@ function enhance(root) {
     showPhoto();
   }
 
-  function dropPhoto() {
+  function clearPhoto() {
     photo = null;
     tokenField.value = "";
     input.value = "";
@@ -321,200 +322,200 @@ function enhance(root) {
     showPhoto();
   }
 
-  /** Return the form as the parameters of an address. */
+  /** Return the form's values as query string parameters. */
   function parameters() {
     const data = new URLSearchParams();
     for (const [name, value] of new FormData(form)) {
-      const isSaid = typeof value === "string" && value.trim() && name !== "csrfmiddlewaretoken";
-      if (isSaid && !(name === "crop" && !tokenField.value)) data.append(name, value);
+      const isSent = typeof value === "string" && value.trim() && name !== "csrfmiddlewaretoken";
+      if (isSent && !(name === "crop" && !tokenField.value)) data.append(name, value);
     }
     return data;
   }
 
-  const isAsked = () => Boolean(photo || tokenField.value || textField.value.trim() || form.elements.like);
+  const hasQuery = () => Boolean(photo || tokenField.value || textField.value.trim() || form.elements.like);
 
   // -- searching
 
-  /** Run one thing at a time; what is new takes the place of what is going on. Problems are told, not thrown. */
+  /** Run one task at a time: a new one aborts the running one. Errors are shown, not thrown. */
   async function run(task) {
-    clearTimeout(settling);
+    clearTimeout(searchTimer);
     running?.abort();
-    const own = (running = new AbortController());
-    complain(null);
-    found.classList.add("is-open");
-    busy(true);
+    const controller = (running = new AbortController());
+    showError(null);
+    results.classList.add("is-open");
+    setBusy(true);
     try {
-      await task(own.signal);
-    } catch (problem) {
-      if (running !== own) return; // something newer runs
-      if (problem.name === "AbortError") say("cancelled");
+      await task(controller.signal);
+    } catch (error) {
+      if (running !== controller) return; // a newer task runs
+      if (error.name === "AbortError") showStatus("cancelled");
       else {
-        say("");
-        complain(problem instanceof Problem ? problem : new Problem("search_unavailable"));
-        if (!(problem instanceof Problem)) console.error(problem);
+        showStatus("");
+        showError(error instanceof SearchError ? error : new SearchError("search_unavailable"));
+        if (!(error instanceof SearchError)) console.error(error);
       }
     }
-    if (running === own) {
+    if (running === controller) {
       running = null;
-      busy(false);
+      setBusy(false);
     }
   }
 
-  /** Return the answer to the form; wait and try again where the shop asks for it. */
-  async function ask(signal) {
+  /** Return the response to the form; wait and retry if the server asks for it. */
+  async function fetchWithRetries(signal) {
     for (let attempt = 0; ; attempt++) {
       try {
-        return partsOf(await (photo && !tokenField.value ? send(signal) : fetchResults(signal)));
-      } catch (problem) {
-        if (!(problem instanceof Problem)) throw problem; // cancelled
-        if (problem.code === "photo_expired" && photo && tokenField.value) {
-          tokenField.value = ""; // it is here still: send it again
+        return parseResponse(await (photo && !tokenField.value ? sendPhoto(signal) : fetchResults(signal)));
+      } catch (error) {
+        if (!(error instanceof SearchError)) throw error; // cancelled
+        if (error.code === "photo_expired" && photo && tokenField.value) {
+          tokenField.value = ""; // the photo is still here: send it again
           continue;
         }
-        if (problem.code.startsWith("photo_")) dropPhoto();
-        if (!problem.retryAfter || attempt >= RETRIES) throw problem;
-        await countDown(problem.retryAfter, signal);
+        if (error.code.startsWith("photo_")) clearPhoto();
+        if (!error.retryAfter || attempt >= RETRIES) throw error;
+        await countDown(error.retryAfter, signal);
       }
     }
   }
 
   async function countDown(seconds, signal) {
     for (let left = seconds; left > 0; left--) {
-      say("waiting", { seconds: left });
-      await pause(1, signal);
+      showStatus("waiting", { seconds: left });
+      await sleep(1, signal);
     }
   }
 
   function fetchResults(signal) {
-    say("searching");
+    showStatus("searching");
     return request(`${root.dataset.resultsAddress}?${parameters()}`, { signal });
   }
 
-  function send(signal) {
-    say("sending");
+  function sendPhoto(signal) {
+    showStatus("sending");
     const body = new FormData(form);
     body.set("photo", photo.blob, "photo");
     const onprogress = (share) => {
-      busy(true, share < 1 ? share : null);
-      if (share === 1) say("searching");
+      setBusy(true, share < 1 ? share : null);
+      if (share === 1) showStatus("searching");
     };
     return request(root.dataset.resultsAddress, { body, signal, onprogress });
   }
 
-  /** Put an answer into the page. Who is operating a filter goes on operating it; focus that lost its place goes to what was found. */
-  function put({ page, answer }) {
+  /** Insert a response into the page. Focus stays on the same control if it still exists, else it moves to the results. */
+  function insertParts({ page, answer }) {
     const focused = document.activeElement;
     const open = [...part("filters").querySelectorAll("details")].map((details) => details.open);
     for (const name of ["examples", "filters", "results"]) {
       part(name).replaceChildren(...page.querySelector(`[data-vs-part="${name}"]`).childNodes);
     }
-    part("filters").querySelectorAll("details").forEach((details, at) => (details.open = open[at] ?? false));
+    part("filters").querySelectorAll("details").forEach((details, index) => (details.open = open[index] ?? false));
     if (!focused.isConnected) {
-      const place = (focused.id && document.getElementById(focused.id)) || found.querySelector("h2") || textField;
-      place.focus({ preventScroll: true });
+      const target = (focused.id && document.getElementById(focused.id)) || results.querySelector("h2") || textField;
+      target.focus({ preventScroll: true });
     }
     find("said").textContent = answer.dataset.announcement ?? "";
     root.dispatchEvent(new CustomEvent("visual-search:results", { bubbles: true, detail: { address: answer.dataset.address } }));
   }
 
-  /** Search for what the form says. isNew: the shopper asked for it, and wants to see what was found. */
+  /** Search with the form's values. isNew: the shopper started the search, so scroll to the results. */
   function search({ isNew = false, isBack = false } = {}) {
-    if (!isAsked()) {
-      complain(new Problem("query_empty"));
+    if (!hasQuery()) {
+      showError(new SearchError("query_empty"));
       return;
     }
     return run(async (signal) => {
-      const parts = await ask(signal);
+      const parts = await fetchWithRetries(signal);
       const { address, token } = parts.answer.dataset;
-      if (token && photo) remember(token);
-      put(parts);
-      push(address, { isBack });
-      if (isNew) reveal();
+      if (token && photo) rememberPhoto(token);
+      insertParts(parts);
+      updateHistory(address, { isBack });
+      if (isNew) scrollToResults();
     });
   }
 
-  function push(address, { isBack = false } = {}) {
-    if (address !== shown) history[isBack ? "replaceState" : "pushState"]({}, "", address);
-    shown = address;
+  function updateHistory(address, { isBack = false } = {}) {
+    if (address !== shownAddress) history[isBack ? "replaceState" : "pushState"]({}, "", address);
+    shownAddress = address;
   }
 
-  function remember(token) {
+  function rememberPhoto(token) {
     tokenField.value = token;
     photos.delete(token);
     photos.set(token, photo.blob);
     if (photos.size > KEPT_PHOTOS) photos.delete(photos.keys().next().value);
-    store(token, photo.blob);
+    storePhoto(token, photo.blob);
   }
 
-  /** Bring the results into view where the form fills a small screen. */
-  function reveal() {
-    if (found.getBoundingClientRect().top > innerHeight * 0.7) found.scrollIntoView({ block: "start" });
+  /** Scroll to the results if the form fills a small screen. */
+  function scrollToResults() {
+    if (results.getBoundingClientRect().top > innerHeight * 0.7) results.scrollIntoView({ block: "start" });
   }
 
-  function settle() {
-    clearTimeout(settling);
-    if (isAsked()) settling = setTimeout(search, SETTLE_MS);
+  function searchSoon() {
+    clearTimeout(searchTimer);
+    if (hasQuery()) searchTimer = setTimeout(search, SETTLE_MS);
   }
 
-  /** Take files that were chosen, dropped, pasted or carried over from another page. */
-  function take(files) {
-    say("preparing");
+  /** Search by the files that were chosen, dropped, pasted or carried over from another page. */
+  function searchByFiles(files) {
+    showStatus("preparing");
     return run(async (signal) => {
       const file = chosenFile(files);
       await setPhoto(file, { signal });
       input.value = "";
-      const parts = await ask(signal);
-      remember(parts.answer.dataset.token);
-      put(parts);
-      push(parts.answer.dataset.address);
-      reveal();
+      const parts = await fetchWithRetries(signal);
+      rememberPhoto(parts.answer.dataset.token);
+      insertParts(parts);
+      updateHistory(parts.answer.dataset.address);
+      scrollToResults();
     });
   }
 
-  /** Add the next page to what is there. */
-  function more(link) {
+  /** Append the next page of results. */
+  function showMore(link) {
     return run(async (signal) => {
-      say("searching");
-      const { page } = partsOf(await request(root.dataset.resultsAddress + link.search, { signal }));
+      showStatus("searching");
+      const { page } = parseResponse(await request(root.dataset.resultsAddress + link.search, { signal }));
       const hits = [...page.querySelectorAll("[data-vs-hits] > *")];
       find("hits").append(...hits);
       find("pager").replaceChildren(...page.querySelectorAll("[data-vs-more]"));
-      say("more", { count: hits.length });
+      showStatus("more", { count: hits.length });
       hits[0]?.querySelector("a")?.focus();
     });
   }
 
-  /** Put into the form what an address says: photo, crop and words. */
+  /** Restore the form from an address: photo, crop and words. */
   async function restore(address, signal) {
     const query = new URLSearchParams(address.split("?")[1]);
     textField.value = query.get("text") ?? query.get("q") ?? "";
     const token = query.get("token") ?? "";
-    const kept = photos.get(token) ?? (stored()?.token === token ? stored().blob : null);
+    const kept = photos.get(token) ?? (readStoredPhoto()?.token === token ? readStoredPhoto().blob : null);
     if (token && kept) await setPhoto(kept, { token, values: readCrop(query.get("crop")), signal });
     else {
-      dropPhoto();
+      clearPhoto();
       tokenField.value = token;
       cropField.value = query.get("crop") ?? "";
     }
   }
 
-  /** Show what an address says: after going back, or following a link of the widget. */
-  function follow(address, { isBack = false } = {}) {
+  /** Show the search of an address, after going back or following a link of the widget. */
+  function openAddress(address, { isBack = false } = {}) {
     return run(async (signal) => {
-      say("searching");
+      showStatus("searching");
       if (isBack) await restore(address, signal);
       let parts;
       try {
-        parts = partsOf(await request(root.dataset.resultsAddress + new URL(address, location).search, { signal }));
-      } catch (problem) {
-        if (problem.code !== "photo_expired" || !photo) throw problem;
-        put(problem.parts); // the filters of that address
+        parts = parseResponse(await request(root.dataset.resultsAddress + new URL(address, location).search, { signal }));
+      } catch (error) {
+        if (error.code !== "photo_expired" || !photo) throw error;
+        insertParts(error.parts); // the filters of that address
         tokenField.value = "";
-        parts = await ask(signal);
-        remember(parts.answer.dataset.token);
+        parts = await fetchWithRetries(signal);
+        rememberPhoto(parts.answer.dataset.token);
       }
-      put(parts);
-      push(parts.answer.dataset.address, { isBack });
+      insertParts(parts);
+      updateHistory(parts.answer.dataset.address, { isBack });
     });
   }
 
@@ -526,8 +527,8 @@ function enhance(root) {
   });
   form.addEventListener("change", (event) => {
     if (event.target === input) {
-      if (input.files.length) take([...input.files]);
-    } else if (part("filters").contains(event.target)) settle();
+      if (input.files.length) searchByFiles([...input.files]);
+    } else if (part("filters").contains(event.target)) searchSoon();
   });
   root.addEventListener("click", (event) => {
     const { vsAction } = event.target.closest("[data-vs-action]")?.dataset ?? {};
@@ -538,16 +539,16 @@ function enhance(root) {
     else if (vsAction === "whole") {
       crop.set([...WHOLE]);
       showCrop();
-      find('action="choose"').focus({ preventScroll: true }); // the button itself is off now
+      find('action="choose"').focus({ preventScroll: true }); // this button is disabled now
       search();
     } else if (vsAction === "remove") remove();
     else if (vsAction === "cancel") cancel();
     else if (link && isPlain && "vsMore" in link.dataset) {
       event.preventDefault();
-      more(link);
+      showMore(link);
     } else if (link && isPlain && "vsFollow" in link.dataset) {
       event.preventDefault();
-      follow(link.href);
+      openAddress(link.href);
     }
   });
 
@@ -558,16 +559,16 @@ function enhance(root) {
   }
 
   function remove() {
-    dropPhoto();
-    forgetStored();
-    complain(null);
-    if (isAsked()) search();
-    else say("removed");
+    clearPhoto();
+    clearStoredPhoto();
+    showError(null);
+    if (hasQuery()) search();
+    else showStatus("removed");
   }
 
   const camera = Object.assign(document.createElement("input"), { type: "file", accept: "image/*", capture: "environment" });
   camera.addEventListener("change", () => {
-    if (camera.files.length) take([...camera.files]);
+    if (camera.files.length) searchByFiles([...camera.files]);
     camera.value = "";
   });
 
@@ -577,7 +578,7 @@ function enhance(root) {
       if (!carriesFiles(event)) return;
       event.preventDefault();
       find("photo").classList.toggle("is-target", kind === "dragenter" || kind === "dragover");
-      if (kind === "drop") take([...event.dataTransfer.files]);
+      if (kind === "drop") searchByFiles([...event.dataTransfer.files]);
     });
   }
   document.addEventListener("paste", (event) => {
@@ -586,22 +587,22 @@ function enhance(root) {
     const isHere = root.contains(event.target);
     if (files.length && (isHere || !isTyping)) {
       event.preventDefault();
-      take(files);
-    } else if (!isTyping && (isHere || event.target === document.body)) complain(new Problem("text_pasted"));
+      searchByFiles(files);
+    } else if (!isTyping && (isHere || event.target === document.body)) showError(new SearchError("text_pasted"));
   });
   addEventListener("popstate", () => {
-    if (shown === location.pathname + location.search) return; // only the #part of the address changed
-    shown = location.pathname + location.search;
+    if (shownAddress === location.pathname + location.search) return; // only the #part of the address changed
+    shownAddress = location.pathname + location.search;
     if (location.pathname === new URL(form.action).pathname) {
-      follow(location.href, { isBack: true });
-    } else if (location.href === first.address) {
+      openAddress(location.href, { isBack: true });
+    } else if (location.href === initial.address) {
       running?.abort();
       running = null;
-      busy(false);
-      say("");
-      dropPhoto();
-      for (const [name, html] of first.parts) part(name).innerHTML = html;
-      found.classList.remove("is-open");
+      setBusy(false);
+      showStatus("");
+      clearPhoto();
+      for (const [name, html] of initial.parts) part(name).innerHTML = html;
+      results.classList.remove("is-open");
     }
   });
 
@@ -610,26 +611,26 @@ function enhance(root) {
   show(find('action="camera"'), matchMedia("(pointer: coarse)").matches);
   start();
 
-  /** Bring back the photo that the address names, or take the one that another page carried over. */
+  /** Restore the photo of the address, or search by the photo that another page carried over. */
   async function start() {
-    const kept = stored();
+    const kept = readStoredPhoto();
     const carried = location.hash.slice(1);
     const query = new URLSearchParams(location.search);
     if (location.pathname !== new URL(form.action).pathname) return;
     if (carried.startsWith("photo")) {
       history.replaceState({}, "", location.pathname + location.search);
-      if (carried === "photo" && kept) take([kept.blob]);
-      else complain(new Problem(carried === "photo" ? "photo_lost" : carried));
+      if (carried === "photo" && kept) searchByFiles([kept.blob]);
+      else showError(new SearchError(carried === "photo" ? "photo_lost" : carried));
     } else if (kept?.token && kept.token === query.get("token")) {
       await setPhoto(kept.blob, { token: kept.token, values: readCrop(query.get("crop")) });
       if (find("error").dataset.code === "photo_expired") search({ isBack: true });
     }
   }
 
-  return { take };
+  return { searchByFiles };
 }
 
-/** A button in the shop's header: choose here, search on the search page. */
+/** Set up a button in the shop's header: choose the photo here, search on the search page. */
 function enhanceButton(root) {
   const link = root.querySelector("[data-vs-open]");
   const input = Object.assign(document.createElement("input"), { type: "file", accept: "image/*,.heic,.heif" });
@@ -641,19 +642,19 @@ function enhanceButton(root) {
   input.addEventListener("change", async () => {
     const files = [...input.files];
     input.value = "";
-    if (pages.length) return pages[0].take(files);
+    if (widgets.length) return widgets[0].searchByFiles(files);
     root.setAttribute("aria-busy", "true");
-    let problem = "";
+    let errorCode = "";
     try {
       const { blob } = await prepare(chosenFile(files), document.createElement("canvas"), root.dataset.maxBytes);
-      if (!(await store("", blob))) problem = "photo_lost";
+      if (!(await storePhoto("", blob))) errorCode = "photo_lost";
     } catch (error) {
-      problem = error.code ?? "photo_damaged";
+      errorCode = error.code ?? "photo_damaged";
     }
-    location.assign(link.href + (problem ? `#${problem}` : "#photo"));
+    location.assign(link.href + (errorCode ? `#${errorCode}` : "#photo"));
   });
 }
 
 const roots = [...document.querySelectorAll("[data-visual-search]")];
-const pages = roots.filter((root) => root.dataset.visualSearch === "page").map(enhance);
+const widgets = roots.filter((root) => root.dataset.visualSearch === "page").map(enhanceWidget);
 roots.filter((root) => root.dataset.visualSearch === "button").forEach(enhanceButton);
