@@ -64,7 +64,7 @@ def search(
 ) -> SearchResults:
     """Return the products that answer `query`, best first.
 
-    version: another one than that which this process answers with, from `versions.find_version`: for measurements.
+    version: another one than that which this process answers with, from `versions.get_version`: for measurements.
     Only what `visible_to(queryset())` lets this request see is returned, whatever the store holds. Products of equal
     score are in the order of their keys, so that no page repeats one.
     Raises InvalidQuery, PhotoRejected, Busy, IndexEmpty, IndexOutdated, StoreUnavailable.
