@@ -36,7 +36,7 @@ def main() -> None:
                     product.save()
             times[is_watched] += (time.perf_counter() - started) / 3 / saves * 1000
         signals.connect()
-        queue.drain_started()  # as the worker says when it takes the request of the saves above
+        queue.record_drain_start()  # as the worker says when it takes the request of the saves above
         before = tasks()
         statements: list[str] = []
 

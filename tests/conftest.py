@@ -1,4 +1,4 @@
-"""What every test may use: the real starter checkpoint, a shop to fill, an index that works in this process."""
+"""Fixtures for all tests: the real starter checkpoint, products for the shop, an index in the test's process."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from django.core.files.base import ContentFile
 
 from tests.drawings import photo_bytes
 
-# CI draws the same examples each time, so that a change fails for what it did; elsewhere every run looks at others.
+# CI uses the same examples each time, so that a failure comes from the change; elsewhere each run uses others.
 hypothesis.settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     hypothesis.settings.load_profile("ci")
 
 REQUIRED = set(filter(None, os.environ.get("REQUIRE", "").split(",")))
-# Started by test_postgres.py in a process of its own, whose database is a real PostgreSQL.
+# test_postgres.py runs it in a process of its own, on a real PostgreSQL.
 collect_ignore = [] if os.environ.get("DATABASE") == "postgres" else ["index/test_concurrency.py"]
 
 
-def lacks(name: str, reason: str) -> NoReturn:
-    """Skip a test that lacks something; fail it where REQUIRE says that it may not be missing."""
+def skip_or_fail(name: str, reason: str) -> NoReturn:
+    """Skip the test because something is missing; fail it if REQUIRE names what is missing."""
     if name in REQUIRED:
         pytest.fail(f"REQUIRE names {name}, but {reason}")
     pytest.skip(reason)
 
 
 def own_environment(**values: str) -> dict[str, str]:
-    """Return the environment for a shop in a process of its own, without the servers that this one may name."""
+    """Return the environment for a shop in its own process, without this process's servers."""
     kept = {name: value for name, value in os.environ.items() if name not in ("PGHOST", "REDIS_URL", "QDRANT_URL")}
     return kept | values
 
 
 @pytest.fixture(scope="session")
 def starter_folder() -> Path:
-    """The starter checkpoint, put together once from the installed packages' weights."""
+    """The starter checkpoint, built once from the installed packages' weights."""
     folder = Path(django_settings.VISUAL_SEARCH["CHECKPOINT"])
     from visual_search.vision.starter.build import build
 
@@ -63,13 +63,13 @@ def _media(settings: Any, tmp_path: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def _empty_cache() -> None:
-    """Forget the photos, embeddings and counted requests of the test before."""
+    """Clear the photos, embeddings and request counts of the previous test."""
     cache.clear()
 
 
 @pytest.fixture
 def index(starter_folder: Path) -> Iterator[Any]:
-    """Products are indexed in this process: `index.drain()`, or by themselves where transactions commit."""
+    """Index products in this process: on `index.drain()`, or automatically where transactions commit."""
     from visual_search.test import IndexNow
 
     with IndexNow() as active:
@@ -78,7 +78,7 @@ def index(starter_folder: Path) -> Iterator[Any]:
 
 @pytest.fixture
 def make_product(db: Any) -> Callable[..., Any]:
-    """Return a function that saves a product with drawn pictures; `seed` says which."""
+    """Return a function that saves a product with drawn images; `seed` determines them."""
     from example_shop.models import Brand, Category, Product, ProductImage
 
     def make(

@@ -1,4 +1,4 @@
-"""Test images, drawn: no binary files in the repository, and the same bytes on every run."""
+"""Draw test images: no binary files in the repository, and the same bytes on every run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL.Image import Transpose
 ORIENTATION_TAG = 0x0112
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-# What a camera does to the pixels when it writes this orientation: the opposite of what a viewer does.
+# How a camera transposes the pixels for each orientation: the opposite of what a viewer does.
 STORED_AS = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -36,22 +36,22 @@ NOT_IMAGES = {
 
 
 def draw_photo(size: tuple[int, int] = (640, 480), *, seed: int = 0) -> Image.Image:
-    """Return a picture of coloured shapes on a gradient; each seed has its own colours and shapes."""
-    dice = random.Random(seed)
-    hue = dice.random()
+    """Return an image of coloured shapes on a gradient; each seed has its own colours and shapes."""
+    rng = random.Random(seed)
+    hue = rng.random()
     ground = Image.merge(
         "RGB", [Image.linear_gradient("L").point(lambda v, c=c: 40 + v * c) for c in _colour(hue, 0.7)]
     )
-    image = ground.rotate(dice.choice([0, 90, 180, 270])).resize(size)
+    image = ground.rotate(rng.choice([0, 90, 180, 270])).resize(size)
     pen = ImageDraw.Draw(image)
-    for step in range(dice.randint(3, 6)):
+    for step in range(rng.randint(3, 6)):
         fill = tuple(round(255 * part) for part in _colour(hue + 0.2 + 0.13 * step, 1.0))
-        x, y = dice.uniform(0.2, 0.8) * size[0], dice.uniform(0.2, 0.8) * size[1]
-        radius = max(1.0, dice.uniform(0.08, 0.25) * min(size))
-        if dice.random() < 0.4:
+        x, y = rng.uniform(0.2, 0.8) * size[0], rng.uniform(0.2, 0.8) * size[1]
+        radius = max(1.0, rng.uniform(0.08, 0.25) * min(size))
+        if rng.random() < 0.4:
             pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
         else:
-            pen.regular_polygon((x, y, radius), dice.randint(3, 7), rotation=dice.randint(0, 90), fill=fill)
+            pen.regular_polygon((x, y, radius), rng.randint(3, 7), rotation=rng.randint(0, 90), fill=fill)
     return image
 
 
@@ -66,7 +66,7 @@ def photo_bytes(
 ) -> bytes:
     """Return `draw_photo` as a file.
 
-    exif_orientation: the file stores the pixels turned and says so; who obeys sees the same upright picture.
+    exif_orientation: the pixels are stored transposed with this EXIF tag; viewers that apply it show the upright image.
     save: options of the format, such as `quality` or `icc_profile`.
     """
     image = draw_photo(size, seed=seed)
@@ -98,7 +98,7 @@ def plain_bytes(
 
 
 def palette_png_with_hole(size: tuple[int, int] = (32, 24)) -> bytes:
-    """Left half red, right half transparent over a black palette entry."""
+    """Return a PNG whose left half is red and whose right half is transparent over a black palette entry."""
     image = Image.new("P", size, 1)
     image.putpalette([0, 0, 0, 255, 0, 0])
     image.paste(0, (size[0] // 2, 0, *size))
@@ -106,27 +106,27 @@ def palette_png_with_hole(size: tuple[int, int] = (32, 24)) -> bytes:
 
 
 def rgba_png_with_hole(size: tuple[int, int] = (32, 24)) -> bytes:
-    """Left half red, right half transparent black."""
+    """Return a PNG whose left half is red and whose right half is transparent black."""
     image = Image.new("RGBA", size, (255, 0, 0, 255))
     image.paste((0, 0, 0, 0), (size[0] // 2, 0, *size))
     return file_bytes(image, "PNG")
 
 
 def animation(format: str = "GIF", size: tuple[int, int] = (32, 24)) -> bytes:
-    """A red frame, then a blue one."""
+    """Return an animation of a red frame and a blue one."""
     red, blue = Image.new("RGB", size, "red"), Image.new("RGB", size, "blue")
     return file_bytes(red, format, save_all=True, append_images=[blue], duration=100)
 
 
 def deep_png(values: tuple[int, ...], *, size: tuple[int, int] = (32, 24)) -> bytes:
-    """A PNG of 16 bits a channel and one colour: 1 value for grey, 3 for RGB, 4 for RGBA."""
+    """Return a PNG of one colour with 16 bits per channel: 1 value for grey, 3 for RGB, 4 for RGBA."""
     colour_type = {1: 0, 3: 2, 4: 6}[len(values)]
     row = b"\0" + struct.pack(f">{len(values)}H", *values) * size[0]
     return png_bytes(size, bits=16, colour_type=colour_type, rows=zlib.compress(row * size[1]))
 
 
 def png_bytes(size: tuple[int, int], *, bits: int, colour_type: int, rows: bytes, chunks: bytes = b"") -> bytes:
-    """Put a PNG together by hand. rows: compressed; chunks: whole chunks that stand before them."""
+    """Assemble a PNG. rows: compressed; chunks: complete chunks to put before them."""
     header = struct.pack(">IIBBBBB", *size, bits, colour_type, 0, 0, 0)
     return PNG_SIGNATURE + png_chunk(b"IHDR", header) + chunks + png_chunk(b"IDAT", rows) + png_chunk(b"IEND", b"")
 
@@ -136,7 +136,7 @@ def png_chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def bomb_png(side_px: int = 10_000) -> bytes:
-    """A valid black square of one bit a pixel: 100 megapixels in about 12 KB, and never held as pixels here."""
+    """Return a valid black square with one bit per pixel: 100 megapixels in about 12 KB, built without the pixels."""
     row = bytes(1 + (side_px + 7) // 8)
     packer = zlib.compressobj(9)
     rows = b"".join(packer.compress(row) for _ in range(side_px)) + packer.flush()
@@ -144,7 +144,7 @@ def bomb_png(side_px: int = 10_000) -> bytes:
 
 
 def text_bomb_png(expanded_bytes: int = 64 * 2**20) -> bytes:
-    """A small PNG with a comment that expands to 64 MB."""
+    """Return a small PNG with a comment that expands to 64 MB."""
     packer = zlib.compressobj(9)
     text = b"".join(packer.compress(bytes(2**20)) for _ in range(expanded_bytes // 2**20)) + packer.flush()
     comment = png_chunk(b"zTXt", b"Comment\0\0" + text)
@@ -153,21 +153,21 @@ def text_bomb_png(expanded_bytes: int = 64 * 2**20) -> bytes:
 
 
 def profile_bomb_png(profiles: int) -> bytes:
-    """A PNG with many colour profiles, each 1 MB when expanded."""
+    """Return a PNG with many colour profiles, each 1 MB when expanded."""
     profile = png_chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(2**20 - 10), 9))
     rows = zlib.compress((b"\0" + bytes(32)) * 32)
     return png_bytes((32, 32), bits=8, colour_type=0, rows=rows, chunks=profile * profiles)
 
 
 def scan_bomb_jpeg(scans: int, size: tuple[int, int] = (64, 64)) -> bytes:
-    """A progressive JPEG that repeats its last scan."""
+    """Return a progressive JPEG that repeats its last scan."""
     jpeg = photo_bytes(size, progressive=True)
     last_scan = jpeg[jpeg.rindex(b"\xff\xda") : -2]
     return jpeg[:-2] + last_scan * scans + jpeg[-2:]
 
 
 def swapped_profile() -> bytes:
-    """An ICC profile like sRGB, but what it calls red is blue."""
+    """Return an ICC profile like sRGB, but with red and blue swapped."""
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     entries = {
         bytes(profile[at : at + 4]): at for at in range(132, 132 + 12 * struct.unpack_from(">I", profile, 128)[0], 12)
@@ -182,7 +182,7 @@ def _colour(hue: float, value: float) -> tuple[float, float, float]:
 
 
 def side_by_side(left: bytes, right: bytes) -> bytes:
-    """Return two pictures of one height as one."""
+    """Return one image made of two images of the same height."""
     one, other = Image.open(io.BytesIO(left)), Image.open(io.BytesIO(right))
     both = Image.new("RGB", (one.width + other.width, one.height))
     both.paste(one, (0, 0))
@@ -191,7 +191,7 @@ def side_by_side(left: bytes, right: bytes) -> bytes:
 
 
 def heic_header() -> bytes:
-    """The beginning of a HEIC file, and nothing behind it."""
+    """Return the beginning of a HEIC file without the rest."""
     return b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(200)
 
 
@@ -218,7 +218,7 @@ def _jpeg_with_comment(comment: bytes) -> bytes:
     return photo_bytes((64, 64), comment=comment)
 
 
-# Each is a good picture to PIL, and a good file of another kind to somebody else.
+# Polyglots: each is a valid image for PIL, and a valid file of another format for other programs.
 TWO_FORMATS: dict[str, Callable[[], bytes]] = {
     "jpeg+zip": lambda: photo_bytes((64, 64)) + zip_bytes(),
     "jpeg+zip behind junk": lambda: photo_bytes((64, 64)) + bytes(5000) + zip_bytes(),

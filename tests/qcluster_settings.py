@@ -1,4 +1,4 @@
-"""The example shop as its own process in tests: everything in SHOP_STATE_DIR, leases that end soon."""
+"""Settings for the example shop in its own process: all files in SHOP_STATE_DIR, and short leases."""
 
 from example_shop.settings import *  # noqa: F403
 from example_shop.settings import VISUAL_SEARCH

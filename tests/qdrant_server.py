@@ -1,7 +1,7 @@
-"""A small HTTP server that answers as Qdrant does, from qdrant-client's own engine in memory, and can be made to fail.
+"""A small HTTP server that responds like Qdrant, using qdrant-client's in-memory engine, and can be made to fail.
 
-It shows that requests are shaped as the client's types say, and what happens when a server fails. What a real
-server makes of them it can't show: set QDRANT_URL for that.
+It tests that requests have the shape of the client's types, and what happens when a server fails. It can't test how a
+real server handles them: set QDRANT_URL for that.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 from qdrant_client import QdrantClient, models
 
 Fault = Callable[[], int | None]
-"""Called before a request is answered. Returns a status to answer with instead, or None."""
+"""Called before a response is sent. Returns a status to respond with instead, or None."""
 
 
 class FakeQdrant:
-    """fault: what goes wrong with the next requests; requests: what was asked, (method, path, body)."""
+    """The server. fault: makes the next requests fail; requests: those received, as (method, path, body)."""
 
     def __init__(self) -> None:
         self.engine = QdrantClient(":memory:")
@@ -39,7 +39,7 @@ class FakeQdrant:
         self._server.server_close()
 
     def asked(self, method: str, ending: str) -> list[Any]:
-        """Return the bodies of requests whose path ends so."""
+        """Return the bodies of the requests with this method whose path has this ending."""
         return [body for verb, path, body in self.requests if verb == method and path.endswith(ending)]
 
     def answer(self, method: str, path: list[str], body: Any) -> Any:
@@ -141,7 +141,7 @@ def _handler(server: FakeQdrant) -> type[BaseHTTPRequestHandler]:
             try:
                 with server.lock:
                     result = server.answer(self.command, path.strip("/").split("/"), body)
-            except ValueError as error:  # of the engine: no such collection
+            except ValueError as error:  # raised by the engine: no such collection
                 self._send(404, {"status": {"error": str(error)}, "time": 0.0})
                 return
             if path == "/":

@@ -1,4 +1,4 @@
-"""The store that the others are measured against: every call as plain and exact as it can be."""
+"""The reference store that the others are compared with: each method is as plain and exact as possible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real PostgreSQL and Redis for tests: on 127.0.0.1, in a folder of their own, by an unprivileged user."""
+"""Run a real PostgreSQL and Redis for tests: on 127.0.0.1, each in its own folder, as an unprivileged user."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.conftest import lacks
+from tests.conftest import skip_or_fail
 
 START_SECONDS = 20
 
@@ -26,11 +26,11 @@ def free_port() -> int:
 
 @contextmanager
 def postgres() -> Iterator[int]:
-    """Run PostgreSQL and give its port; user postgres, no password."""
+    """Run PostgreSQL and yield its port; the user is postgres, without a password."""
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     found = shutil.which("initdb") or (str(programs[-1] / "initdb") if programs else "")
     if not found or not Path(found).exists():
-        lacks("postgres", "PostgreSQL's programs are not installed (Debian: apt install postgresql)")
+        skip_or_fail("postgres", "PostgreSQL's programs are not installed (Debian: apt install postgresql)")
     bin_folder, port = Path(found).parent, free_port()
     with folder_of("postgres") as (folder, user):
 
@@ -50,10 +50,10 @@ def postgres() -> Iterator[int]:
 
 @contextmanager
 def redis() -> Iterator[str]:
-    """Run Redis, which writes nothing to a disk, and give its address."""
+    """Run Redis without persistence and yield its URL."""
     program = shutil.which("redis-server")
     if program is None:
-        lacks("redis", "Redis is not installed (Debian: apt install redis-server)")
+        skip_or_fail("redis", "Redis is not installed (Debian: apt install redis-server)")
     port = free_port()
     with folder_of("redis") as (folder, user):
         options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--daemonize", "no"]
@@ -69,8 +69,8 @@ def redis() -> Iterator[str]:
 
 @contextmanager
 def folder_of(user: str) -> Iterator[tuple[Path, str | None]]:
-    """Give a folder, and who is to work in it: `user` where root runs the tests, since PostgreSQL refuses root."""
-    # Not in pytest's folder: a pytest that runs inside a test closes that one to other users.
+    """Yield a folder and its user: `user` if root runs the tests, since PostgreSQL refuses to run as root."""
+    # Not in pytest's folder: a pytest that runs inside a test makes that one inaccessible to other users.
     folder = Path(tempfile.mkdtemp(prefix=f"visual-search-{user}-"))
     try:
         if os.geteuid() != 0:

@@ -1,4 +1,4 @@
-"""The example shop's settings, with a database, files and checkpoint that only tests touch."""
+"""The example shop's settings, with a database, files and checkpoint that only tests use."""
 
 import os
 from pathlib import Path
@@ -18,7 +18,7 @@ VISUAL_SEARCH = VISUAL_SEARCH | {
     "PHOTO_RATE": None,  # tests of the throttle set one
 }
 
-# Servers that the environment names are not the tests': those start their own (tests/servers.py).
+# Tests ignore the servers that the environment names; they start their own (tests/servers.py).
 VISUAL_SEARCH.pop("STORE", None)
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
 Q_CLUSTER = Q_CLUSTER | {"orm": "default"}

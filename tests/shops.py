@@ -1,4 +1,4 @@
-"""The example shop in a folder of its own, with real processes: what a shop runs."""
+"""Run the example shop in its own folder, with real processes, as a shop does."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.drawings import photo_bytes
 
 
 class Shop:
-    """The example shop in a folder, driven by its commands."""
+    """The example shop in a folder, controlled through its commands."""
 
     def __init__(self, folder: Path, checkpoint: Path) -> None:
         self.folder = folder
@@ -28,7 +28,7 @@ class Shop:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, *words: str, **environment: str) -> None:
-        """Start a command of the shop; `name` is that of its log in the shop's folder."""
+        """Start a command of the shop; `name` is the name of its log file in the shop's folder."""
         with (self.folder / name).open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 [sys.executable, "manage.py", *words],
@@ -52,8 +52,8 @@ class Shop:
         for name in list(self.processes):
             self.stop(name)
 
-    def work(self) -> None:
-        """Start the worker that embeds."""
+    def start_worker(self) -> None:
+        """Start the embedding worker."""
         self.start("log", "qcluster", Q_CLUSTER_NAME="embedding")
 
     def manage(self, *words: str) -> str:
@@ -69,14 +69,14 @@ class Shop:
         return json.loads(self.manage("index_status", "--json"))
 
     def wait(self, seconds: float = 60, **states: int) -> None:
-        """Wait until nothing is marked and the entries are in these states."""
+        """Wait until no mark is left and the entries are in these states."""
         deadline = time.monotonic() + seconds
         while (status := self.status())["marks"] or {k: v for k, v in status["states"].items() if v} != states:
             assert time.monotonic() < deadline, f"{status}\n{(self.folder / 'log').read_text()[-4000:]}"
             time.sleep(0.5)
 
     def wait_with_sweeps(self, **states: int) -> None:
-        """Wait as above; the sweep, which the schedule runs each minute, runs at once."""
+        """Wait like `wait`, but sweep at once instead of when the schedule does, each minute."""
         for _ in range(60):
             self.shell("from visual_search import tasks; tasks.sweep()")
             status = self.status()
@@ -85,7 +85,8 @@ class Shop:
             time.sleep(1)
         self.wait(**states)
 
-    def first_found(self, seed: int) -> str:
+    def search(self, seed: int) -> str:
+        """Return what `search_by_photo` prints for the photo of this seed: the best hit."""
         photo = self.folder / "photo.jpg"
         photo.write_bytes(photo_bytes(seed=seed))
         return self.manage("search_by_photo", str(photo), "--limit", "1")

@@ -1,4 +1,4 @@
-"""The files of a deployment agree with the code: nothing runs them here, so their mistakes must be seen by reading."""
+"""Check that the deployment files agree with the code. Nothing runs them here, so the tests read them."""
 
 from __future__ import annotations
 

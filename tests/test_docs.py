@@ -1,4 +1,4 @@
-"""The documents' commands, run as they are written against the real demo shop."""
+"""Run the commands in the documentation, as written, against the real demo shop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests import ROOT
-from tests.conftest import lacks, own_environment
+from tests.conftest import own_environment, skip_or_fail
 from tests.servers import free_port
 
 ADDRESS = "127.0.0.1:8000"
@@ -34,11 +34,11 @@ def console_lines(document: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def demo(starter_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
-    """Run `manage.py demo` in a folder of its own that looks like the project's; give that folder and the address."""
+    """Run `manage.py demo` in a folder of its own, laid out like the project's. Yield the folder and the address."""
     if shutil.which("npm") is None:
-        lacks("npm", "npm, which fetches the sample catalogue, is not installed")
+        skip_or_fail("npm", "npm, which fetches the sample catalogue, is not installed")
     if shutil.which("curl") is None:
-        lacks("curl", "curl is not installed")
+        skip_or_fail("curl", "curl is not installed")
     folder, port = tmp_path_factory.mktemp("demo"), free_port()
     log = folder / "log"
     environment = own_environment(
@@ -55,33 +55,33 @@ def demo(starter_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
             stdout=out,
             stderr=out,
             start_new_session=True,
-            preexec_fn=heed_interrupts,
+            preexec_fn=restore_interrupts,
         )
     try:
         deadline = time.monotonic() + READY_SECONDS
-        while not answers(f"http://127.0.0.1:{port}/"):
+        while not responds(f"http://127.0.0.1:{port}/"):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.5)
         yield folder, f"127.0.0.1:{port}"
     finally:
-        # As a terminal's Ctrl-C does: to the whole group, of which the worker must not be a part.
+        # Like Ctrl-C in a terminal: it goes to the whole process group, which must not include the worker.
         os.killpg(process.pid, signal.SIGINT)
         process.wait(timeout=60)
     assert processes_of(folder) == []
 
 
-def heed_interrupts() -> None:
-    """In the child: a shell that runs the tests in the background has SIGINT ignored."""
+def restore_interrupts() -> None:
+    """Restore SIGINT in the child: a shell that runs the tests in the background ignores it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def processes_of(folder: Path) -> list[str]:
-    """Return the processes that work in a demo's folder."""
+    """Return the command lines of the processes that use a demo's folder."""
     wanted = f"SHOP_STATE_DIR={folder / '.demo'}\0".encode()
     found = []
     for entry in Path("/proc").iterdir():
-        with suppress(OSError):  # ended meanwhile, or no process
+        with suppress(OSError):  # ended meanwhile, or not a process
             if entry.name.isdigit() and wanted in (entry / "environ").read_bytes():
                 found.append((entry / "cmdline").read_text())
     return found
@@ -101,7 +101,7 @@ def test_demo_on_a_port_that_is_taken__says_so_before_it_starts_anything(
     assert len(processes_of(folder)) == before
 
 
-def answers(address: str) -> bool:
+def responds(address: str) -> bool:
     try:
         with urllib.request.urlopen(address, timeout=5) as answer:
             return bool(answer.status == 200)

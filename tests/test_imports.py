@@ -1,4 +1,4 @@
-"""The plan of the house: which wing may import which, what a shop may name, what starting Django may not load."""
+"""The package's structure: which subpackage may import which, which names are public, what start-up may not load."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tests import ROOT
 PACKAGE = ROOT / "visual_search"
 HEAVY = ["torch", "transformers", "rembg", "onnxruntime", "qdrant_client", "qdrant_edge", "faiss", "matplotlib"]
 
-# From the edges inwards. A wing or module may import from the lines below its own, and from nothing else
+# From the outermost layer inwards. A subpackage or module may import only from the lines below its own
 # (docs/architecture.md).
-WINGS = [
+LAYERS = [
     "apps urls test",
     "admin tasks management templatetags",
     "training",
@@ -33,8 +33,8 @@ WINGS = [
     "vision stores",
     "exceptions",
 ]
-# The same inside a wing.
-LEVELS = {
+# The same for the modules inside a subpackage.
+INNER_LAYERS = {
     "vision": ["encoder", "checkpoints", "starter preparation images", "background signatures"],
     "stores": ["qdrant", "edge collection", "shard tuning", "connection mapping", "base process"],
     "index": [
@@ -62,7 +62,7 @@ LEVELS = {
     ],
     "training": ["fine_tuning", "data trainer", "output splits memory weights comparison batches losses"],
 }
-# All that a shop imports or names in its settings (docs/architecture.md). Everything else may move without notice.
+# All names that a shop imports or puts into its settings (docs/architecture.md). Others may move without notice.
 PUBLIC = {
     "admin": ["reindex_selected_products"],
     "api.throttles": ["PhotoThrottle"],
@@ -82,7 +82,7 @@ PUBLIC = {
 
 
 def module_of(path: Path) -> str:
-    """Return the dotted name inside the package; a wing's `__init__` is the wing."""
+    """Return the dotted name inside the package; an `__init__` has the name of its subpackage."""
     parts = [part.removesuffix(".py") for part in path.relative_to(PACKAGE).parts]
     return ".".join(part for part in parts if part != "__init__")
 
@@ -93,7 +93,7 @@ MODULES = {
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Yield the package's modules that a file imports, those for type checkers alone left out."""
+    """Yield the package's modules that a file imports, except under TYPE_CHECKING."""
     tree = ast.parse(path.read_text())
     typing_only = {
         id(node)
@@ -113,51 +113,52 @@ def imports(path: Path) -> Iterator[str]:
             yield from (a.name.partition(".")[2] for a in node.names if a.name.startswith("visual_search."))
 
 
-def place(name: str, lines: list[str]) -> int:
+def line_of(name: str, lines: list[str]) -> int:
     return next(number for number, line in enumerate(lines) if name in line.split())
 
 
 def parts_of(module: str) -> tuple[str, str]:
-    """Return the wing, and the module inside it (empty for the wing itself)."""
-    wing, _, rest = module.partition(".")
-    return wing, rest.partition(".")[0]
+    """Return the top-level subpackage or module, and the module inside it (empty for the top level itself)."""
+    top, _, rest = module.partition(".")
+    return top, rest.partition(".")[0]
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_module__imports_inwards_alone(module: str) -> None:
-    wing, inner = parts_of(module)
+def test_module__imports_only_inner_layers(module: str) -> None:
+    top, inner = parts_of(module)
     for imported in imports(MODULES[module]):
         other, part = parts_of(imported)
-        if other != wing:
-            assert place(other, WINGS) > place(wing, WINGS), f"{module} imports {imported}"
-        elif inner and part and inner != part and wing in LEVELS:
-            assert place(part, LEVELS[wing]) > place(inner, LEVELS[wing]), f"{module} imports {imported}"
+        if other != top:
+            assert line_of(other, LAYERS) > line_of(top, LAYERS), f"{module} imports {imported}"
+        elif inner and part and inner != part and top in INNER_LAYERS:
+            lines = INNER_LAYERS[top]
+            assert line_of(part, lines) > line_of(inner, lines), f"{module} imports {imported}"
 
 
-def test_tables__name_each_wing_and_module_once_and_nothing_else() -> None:
-    assert sorted(" ".join(WINGS).split()) == sorted({parts_of(module)[0] for module in MODULES})
-    for wing, lines in LEVELS.items():
-        inner = {part for module in MODULES if parts_of(module)[0] == wing and (part := parts_of(module)[1])}
-        assert sorted(" ".join(lines).split()) == sorted(inner), wing
+def test_layers__name_each_subpackage_and_module_exactly_once() -> None:
+    assert sorted(" ".join(LAYERS).split()) == sorted({parts_of(module)[0] for module in MODULES})
+    for top, lines in INNER_LAYERS.items():
+        inner = {part for module in MODULES if parts_of(module)[0] == top and (part := parts_of(module)[1])}
+        assert sorted(" ".join(lines).split()) == sorted(inner), top
 
 
-def test_package__has_few_modules_outside_its_wings() -> None:
+def test_package__has_few_modules_outside_its_subpackages() -> None:
     assert len(list(PACKAGE.glob("*.py"))) <= 13
 
 
 @pytest.mark.parametrize("module", PUBLIC)
-def test_public_names__stay(module: str) -> None:
+def test_public_names__exist(module: str) -> None:
     found = importlib.import_module(f"visual_search.{module}")
     assert [name for name in PUBLIC[module] if not hasattr(found, name)] == []
 
 
-def test_example_shop__uses_public_names_alone() -> None:
+def test_example_shop__uses_only_public_names() -> None:
     for path in (ROOT / "example_shop").rglob("*.py"):
         for imported in imports(path):
             assert imported in PUBLIC, f"{path.name} imports visual_search.{imported}"
 
 
-def test_public_names__stand_in_the_docs() -> None:
+def test_public_names__are_in_the_docs() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     assert [module for module in PUBLIC if f"`visual_search.{module}`" not in text] == []
 
@@ -178,7 +179,7 @@ print("fine")
     assert run(code).strip() == "fine"
 
 
-def test_only_queue_py__names_django_q() -> None:
+def test_only_queue_py__imports_django_q() -> None:
     users = {module for module, path in MODULES.items() if "from django_q" in path.read_text()}
     assert users == {"index.queue"}
 
@@ -212,7 +213,7 @@ def test_web_process_without_a_search__loads_nothing_heavy() -> None:
     assert loaded.splitlines()[-1] == "[]"
 
 
-def test_setup__needs_django_and_drf_alone() -> None:
+def test_setup__needs_only_django_and_drf() -> None:
     code = """
 import sys
 class Missing:

@@ -1,4 +1,4 @@
-"""Dual encoders of a few thousand random weights, saved as transformers saves real ones."""
+"""Dual encoders with a few thousand random weights, saved as transformers saves real ones."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def tiny_siglip(folder: Path, *, seed: int = 0) -> Path:
 
 
 def tiny_siglip2(folder: Path, *, seed: int = 0) -> Path:
-    """Save a SigLIP 2 that keeps images' aspect ratio: 16-d embeddings, 16 patches of 8 px."""
+    """Save a SigLIP 2 that keeps the aspect ratio of images: 16-d embeddings, 16 patches of 8 px."""
     config = Siglip2Config(
         text_config=TOWER | {"vocab_size": 58, "max_position_embeddings": 64, **_special_ids()},
         vision_config=TOWER | {"num_patches": 16, "patch_size": 8},
@@ -66,7 +66,7 @@ def _save(folder: Path, model_class: Any, config: Any, processor: Any, seed: int
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = model_class(config)
-    # Fresh models give every input nearly the same embedding; wide weights tell inputs apart.
+    # Fresh models give every input nearly the same embedding; larger weights separate them.
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:

@@ -1,4 +1,4 @@
-"""The example shop as several machines would run it, with small claims, so that each worker gets many."""
+"""Settings for the example shop on several machines, with small claims, so that each worker gets many."""
 
 from tests.qcluster_settings import *  # noqa: F403
 from tests.qcluster_settings import VISUAL_SEARCH

@@ -1,4 +1,4 @@
-"""The index in the admin: a reindex action for the shop's product admin, and a look at the entries."""
+"""The index in the admin: a reindex action for the shop's product admin, and read-only views of the index."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from visual_search.models import IndexEntry, IndexMark, IndexVersion
 if TYPE_CHECKING:
     _ModelAdmin = admin.ModelAdmin[Any]
 else:
-    _ModelAdmin = admin.ModelAdmin  # generic for type checkers alone
+    _ModelAdmin = admin.ModelAdmin  # generic only for type checkers
 
 
 @admin.action(description=_("Reindex selected products"), permissions=["change"])
 def reindex_selected_products(modeladmin: admin.ModelAdmin[Any], request: HttpRequest, queryset: QuerySet[Any]) -> None:
-    """Queue the products again, their images read and embedded anew. Put it into your product admin's `actions`."""
+    """Mark the products so that all their images are embedded again. Add it to your product admin's `actions`."""
     if not issubclass(queryset.model, get_catalog().model):
         modeladmin.message_user(request, _("The visual search does not index these."), messages.ERROR)
         return
@@ -32,7 +32,7 @@ def reindex_selected_products(modeladmin: admin.ModelAdmin[Any], request: HttpRe
 
 
 class ReadOnlyAdmin(_ModelAdmin):
-    """The index writes these rows; people only look."""
+    """A read-only admin: only the index writes these rows."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

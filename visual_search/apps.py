@@ -18,7 +18,7 @@ class VisualSearchConfig(AppConfig):
         checks.register_all()
         signals.connect()
         if apps.is_installed("drf_spectacular"):
-            import visual_search.api.schema  # noqa: F401  # registers what it says of the views
+            import visual_search.api.schema  # noqa: F401  # registers the views' OpenAPI extensions
         post_migrate.connect(_schedule_sweep, sender=self, dispatch_uid="visual_search.schedule")
 
 

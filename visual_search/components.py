@@ -1,4 +1,4 @@
-"""This process's encoder, background remover and stores: made when first needed, never before a fork, once each."""
+"""This process's encoders, background removers and stores: each is created once per process, on first use."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _slots: dict[tuple[int, int], threading.BoundedSemaphore] = {}
 
 
 def get_encoder(checkpoint: str) -> TransformersEncoder:
-    """Return this process's encoder for a checkpoint. Nothing is loaded before its first use."""
+    """Return this process's encoder for a checkpoint. It loads on first use."""
     from visual_search.vision.encoder import TransformersEncoder
 
     settings = get_settings()
@@ -45,7 +45,7 @@ def get_encoder(checkpoint: str) -> TransformersEncoder:
 
 
 def get_remover(model: str | None = None) -> BackgroundRemover:
-    """Return this process's background remover, of BACKGROUND_MODEL unless named. Loads nothing before its use."""
+    """Return this process's background remover for a model (default: BACKGROUND_MODEL). It loads on first use."""
     from visual_search.vision.background import BackgroundRemover
 
     settings = get_settings()
@@ -61,27 +61,27 @@ def get_remover(model: str | None = None) -> BackgroundRemover:
 def encoder_for(version: IndexVersion) -> TransformersEncoder:
     """Return the encoder that made the version's embeddings.
 
-    Raises IndexOutdated if this machine's weights or preprocessing under that name are others.
+    Raises IndexOutdated if the weights or preprocessing of that checkpoint differ on this machine.
     """
     encoder = get_encoder(version.checkpoint)
     if encoder.fingerprint != version.encoder_fingerprint:
         raise IndexOutdated(
-            f"The index was made with {version.checkpoint!r}, fingerprint {version.encoder_fingerprint!r}; here it is "
-            f"{encoder.fingerprint!r}. Put the old checkpoint back, or start over with `manage.py reset_index`."
+            f"The index was made with {version.checkpoint!r}, fingerprint {version.encoder_fingerprint!r}; on this "
+            f"machine it is {encoder.fingerprint!r}. Restore the old checkpoint, or run `manage.py reset_index`."
         )
     return encoder
 
 
 def gallery_preparation() -> str:
-    """Return the identity of what the settings want done to product images; it belongs to an index's fingerprint."""
+    """Return the identity of the product images' preparation in the settings. It is part of an index's fingerprint."""
     settings = get_settings()
     return identity(settings.GALLERY_PREPARATION, settings.BACKGROUND_MODEL)
 
 
 def embed_gallery(version: IndexVersion, encoder: TransformersEncoder, images: Sequence[Image]) -> FloatArray:
-    """Return one embedding per product image, prepared as the version wants it: float32 (len(images), dim).
+    """Return one embedding per product image, prepared as the version requires: float32 (len(images), dim).
 
-    Raises ConfigurationError if the background model can't be loaded: an index half of cut-outs would be wrong.
+    Raises ConfigurationError if the background model can't be loaded: an index with only some cut-outs would be wrong.
     """
     strategy, model = parse_identity(version.preparation)
     remover = get_remover(model)
@@ -92,14 +92,14 @@ def embed_gallery(version: IndexVersion, encoder: TransformersEncoder, images: S
 
 @contextmanager
 def encode_slot() -> Iterator[None]:
-    """Wait for a turn to encode a query. Raises Busy if there is none for ENCODE_WAIT_SECONDS."""
+    """Hold one of the process's ENCODE_CONCURRENCY slots. Raises Busy if none is free within ENCODE_WAIT_SECONDS."""
     settings = get_settings()
     with _lock:
         slots = _slots.setdefault(
             (os.getpid(), settings.ENCODE_CONCURRENCY), threading.BoundedSemaphore(settings.ENCODE_CONCURRENCY)
         )
     if not slots.acquire(timeout=settings.ENCODE_WAIT_SECONDS):
-        raise Busy(f"{settings.ENCODE_CONCURRENCY} queries are being encoded, and none ended in time.")
+        raise Busy(f"{settings.ENCODE_CONCURRENCY} queries are being encoded, and none finished in time.")
     try:
         yield
     finally:
@@ -107,7 +107,7 @@ def encode_slot() -> Iterator[None]:
 
 
 def store_for(version: IndexVersion) -> VectorStore:
-    """Return this process's store of a version. Opens nothing by itself. Raises ConfigurationError."""
+    """Return this process's store of a version, not yet opened. Raises ConfigurationError if STORE is wrong."""
     with _lock:
         key = (os.getpid(), version.pk)
         if key not in _stores:
@@ -126,7 +126,7 @@ def store_for(version: IndexVersion) -> VectorStore:
 
 
 def close_stores() -> None:
-    """Close this process's stores; the next query opens and fills them again."""
+    """Close this process's stores. The next query opens and fills them again."""
     with _lock:
         for (pid, _), store in list(_stores.items()):
             if pid == os.getpid():
@@ -134,8 +134,8 @@ def close_stores() -> None:
         _stores.clear()
 
 
-def keep_only(version: IndexVersion) -> None:
-    """Give back what this process holds of other versions: their stores, and encoders of other checkpoints."""
+def release_other_versions(version: IndexVersion) -> None:
+    """Release the stores of other versions and the encoders of other checkpoints."""
     with _lock:
         for pid, pk in [key for key in _stores if key[1] != version.pk]:
             store = _stores.pop((pid, pk))
@@ -145,18 +145,18 @@ def keep_only(version: IndexVersion) -> None:
             del _encoders[key]
 
 
-def _forget_lock() -> None:
-    """In a forked child: another thread may have held the lock at the fork."""
+def _replace_lock() -> None:
+    """Replace the lock in a forked child: another thread may have held it at the fork."""
     global _lock
     _lock = threading.RLock()
 
 
-os.register_at_fork(after_in_child=_forget_lock)
+os.register_at_fork(after_in_child=_replace_lock)
 
 
-def _forget(*, setting: str, **kwargs: object) -> None:
+def _close_stores_on_change(*, setting: str, **kwargs: object) -> None:
     if setting == SETTING:
         close_stores()
 
 
-setting_changed.connect(_forget, dispatch_uid="visual_search.components")
+setting_changed.connect(_close_stores_on_change, dispatch_uid="visual_search.components")

@@ -1,7 +1,7 @@
 """The VISUAL_SEARCH setting: every key with its default, unit and reason.
 
-Read a value as `get_settings().LEASE_SECONDS`. The object is made once and again whenever Django's
-`setting_changed` says so, so `override_settings` works in tests.
+Read a value as `get_settings().LEASE_SECONDS`. The object is cached; Django's `setting_changed` clears the cache,
+so `override_settings` works in tests.
 """
 
 from __future__ import annotations
@@ -24,61 +24,61 @@ class Settings:
 
     # Encoder
     CHECKPOINT: str = "openai/clip-vit-large-patch14"
-    """Hub name or folder of the first index version's dual encoder."""
+    """Hub name or folder of the dual encoder for the first index version."""
     DEVICE: str = "auto"
-    """`auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, `mps`."""
+    """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, `mps`."""
     BATCH_SIZE: int = 32
     """Images embedded at once. More gains little on one GPU and costs memory."""
     ENCODER_THREADS: int | None = None
-    """CPU threads of one encoder. None leaves torch's default; with several processes use cores / processes."""
+    """CPU threads of one encoder. None keeps torch's default; with several processes use cores / processes."""
 
     ENCODE_CONCURRENCY: int = 4
     """Queries that one web process encodes at once; more would only make each of them slower."""
     ENCODE_WAIT_SECONDS: float = 5
-    """How long a query waits for its turn before it is answered with 503 and Retry-After."""
+    """How long a query waits to be encoded before the response is 503 with Retry-After."""
 
     # Preparation of images
     QUERY_PREPARATION: str = "none"
-    """What is embedded of a shopper's photo: `none`, `crop`, `cutout` or `blend`; measured in docs/preparation.md."""
+    """How a photo is prepared: `none`, `crop`, `cutout` or `blend`; docs/preparation.md has measurements."""
     GALLERY_PREPARATION: str = "none"
-    """The same for product images. Another one makes another index."""
+    """The same for product images. Changing it requires a new index version."""
     BACKGROUND_MODEL: str = "u2net"
-    """rembg's name of the model that finds the object. Never its own default, which is paid for in commercial use."""
+    """rembg's name of the model that finds the object. Don't use rembg's default: commercial use of it must be paid."""
     BACKGROUND_SECONDS: float = 5
-    """How long a search waits for the object's mask before it takes the photo as it is."""
+    """How long a search waits for the object's mask before it uses the photo as it is."""
 
     # Store
     STORE: dict[str, Any] = field(
         default_factory=lambda: {"BACKEND": "visual_search.stores.edge.EdgeStore", "OPTIONS": {}}
     )
-    """`{"BACKEND": dotted path, "OPTIONS": {…}}`, as Django's own backends are declared."""
+    """`{"BACKEND": dotted path, "OPTIONS": {…}}`, like Django's own backends."""
     COLLECTION: str = "visual_search"
-    """Prefix of collection names, and the alias that names the active one; two shops on one server need two."""
+    """Prefix of collection names, and alias of the active collection. Shops on one server need different ones."""
 
     # Queue
     QUEUE_CLUSTER: str = "embedding"
     """The django-q2 cluster that embeds: `Q_CLUSTER_NAME=embedding python manage.py qcluster`."""
     DRAIN_SECONDS: float = 60
-    """A drain ends after this time and asks for another: half of the task's timeout, which can't stop a C call."""
+    """A drain ends after this time and requests another: half of the task's timeout, which can't stop a C call."""
     LEASE_SECONDS: float = 300
-    """A claim not renewed for this long is free again. Renewed each batch; far above the time of one batch."""
+    """A claim expires if not renewed for this long. It is renewed for each batch, which takes far less time."""
     MAX_ATTEMPTS: int = 3
     """How often a product is tried before it stays failed until it changes or is reindexed."""
     BACKOFF_SECONDS: float = 30
     """The wait before the second attempt; each later one is four times longer."""
     MARK_AGE_SECONDS: float = 300
-    """A check warns when a change waits longer and nothing works on it: five sweeps have asked for a drain by then."""
+    """A check warns if a mark waits longer and no drain is running: five sweeps have requested a drain by then."""
     SWEEP_SECONDS: float = 5
-    """How long one sweep, each minute, compares products with the index; the next one goes on from there."""
+    """How long one sweep, each minute, compares products with the index; the next one continues from there."""
     TOMBSTONE_DAYS: float = 7
-    """How long deletions are kept for stores that lag; one that lags more is refilled."""
+    """How long deletions are kept for stores that lag; a store that lags longer is refilled."""
 
-    # What a shopper may send
+    # Limits on requests
     MAX_UPLOAD_BYTES: int = 20 * 1024 * 1024
     MAX_PHOTO_PIXELS: int = 50_000_000
     """Above the largest common phone camera mode (48 megapixels)."""
     MAX_PHOTOS: int = 4
-    """Photos of one query; each costs an encoding."""
+    """Photos of one query; each must be encoded."""
     MAX_LIMIT: int = 100
     MAX_OFFSET: int = 1_000
     MAX_TEXT_LENGTH: int = 500
@@ -86,32 +86,32 @@ class Settings:
     DEFAULT_LIMIT: int = 24
     """Fills rows of 2, 3, 4 and 6."""
 
-    # What is kept for a while, in Django's cache
+    # Django's cache
     CACHE: str = "default"
-    """The alias of the cache. Several web processes need one that they share, such as Redis."""
+    """The alias of the cache. Several web processes need a shared one, such as Redis."""
     PHOTO_TOKEN_SECONDS: int = 600
-    """How long a photo that was sent to be cropped again can be named by its token."""
+    """How long a kept photo can be used by its token, for example to crop it again."""
     EMBEDDING_CACHE_SECONDS: int = 3600
-    """How long a photo's embedding is kept, by the photo's digest: the next page needs no encoder. 0 keeps none."""
+    """How long a photo's embedding is cached by the photo's digest: the next page needs no encoder. 0 disables it."""
 
     # The API
     PERMISSION_CLASSES: list[str] | None = None
-    """Dotted paths of DRF permission classes. None takes the project's own."""
+    """Dotted paths of DRF permission classes. None uses the project's default."""
     THROTTLE_CLASSES: list[str] | None = field(default_factory=lambda: ["visual_search.api.throttles.PhotoThrottle"])
-    """Dotted paths of DRF throttle classes. None takes the project's own."""
+    """Dotted paths of DRF throttle classes. None uses the project's default."""
     PHOTO_RATE: str | None = "60/min"
-    """How many photos one shopper may send, in DRF's notation. None does not count them."""
+    """How many photos one shopper may send, in DRF's notation. None sets no limit."""
     PRODUCT_SERIALIZER: str | None = None
-    """Dotted path of a DRF serializer: what it makes of a product stands in each result as `product`."""
+    """Dotted path of a DRF serializer; each result contains the serialized product as `product`."""
 
     # Search
     SCORE_THRESHOLD: float | None = None
-    """Cosine below which a product is not shown. Off: it differs by checkpoint and catalogue and must be calibrated."""
+    """Cosine below which a product is not shown. None: it depends on checkpoint and catalogue; calibrate it."""
 
 
 @cache
 def get_settings() -> Settings:
-    """Return the project's settings; unknown keys are left to the system check."""
+    """Return the project's settings. Unknown keys are ignored; a system check reports them."""
     values = {key: value for key, value in user_settings().items() if key in known_keys()}
     if isinstance(values.get("CHECKPOINT"), os.PathLike):
         values["CHECKPOINT"] = os.fspath(values["CHECKPOINT"])
@@ -128,9 +128,9 @@ def known_keys() -> tuple[str, ...]:
     return tuple(item.name for item in fields(Settings))
 
 
-def _forget(*, setting: str, **kwargs: Any) -> None:
+def _clear_cache(*, setting: str, **kwargs: Any) -> None:
     if setting == SETTING:
         get_settings.cache_clear()
 
 
-setting_changed.connect(_forget, dispatch_uid="visual_search.conf")
+setting_changed.connect(_clear_cache, dispatch_uid="visual_search.conf")

@@ -1,12 +1,12 @@
-"""Every error of this package. Known to all modules; imports none of them.
+"""All exceptions of this package. This module imports no other module of it.
 
-An error that a shopper can cause carries a stable `code` and one sentence they understand. An error that
-the shop's staff must mend says what was found, what was wanted and what to do.
+An error that a shopper can cause has a stable `code` and one sentence that they understand. An error that
+the shop's staff must fix says what was found, what was expected and what to do.
 """
 
 
 class VisualSearchError(Exception):
-    """The base of all errors raised by visual_search."""
+    """The base class of all errors raised by visual_search."""
 
     code = "visual_search_error"
 
@@ -17,55 +17,55 @@ class VisualSearchError(Exception):
 
 
 class BadRequest(VisualSearchError):
-    """What the shopper sent can't be answered; the message is written for them."""
+    """The shopper's request is invalid; the message is written for the shopper."""
 
     code = "bad_request"
 
 
 class PhotoRejected(BadRequest):
-    """The uploaded photo is not one that can be searched with."""
+    """The uploaded photo can't be used for a search."""
 
     code = "photo_rejected"
 
 
 class InvalidFilter(BadRequest):
-    """A filter that the catalogue does not declare, or a value that it can't take."""
+    """The catalogue does not declare this filter, or the value is invalid for it."""
 
     code = "invalid_filter"
 
 
 class InvalidQuery(BadRequest):
-    """Nothing to search for, or a limit, offset, weight or text outside what is allowed."""
+    """The query is empty, or a limit, offset, weight or text is outside the allowed range."""
 
     code = "invalid_query"
 
 
 class ImageUnreadable(VisualSearchError):
-    """A product's image can't be opened or decoded; its entry says why."""
+    """A product's image can't be opened or decoded; its entry holds the reason."""
 
     code = "image_unreadable"
 
 
 class ImageUnavailable(ImageUnreadable):
-    """The storage did not give the file; it may later."""
+    """The storage did not return the file; it may do so later."""
 
     code = "image_unavailable"
 
 
 class ConfigurationError(VisualSearchError):
-    """The project's settings or catalogue are wrong; no product is to blame."""
+    """The project's settings or catalogue are wrong; no product is the cause."""
 
     code = "misconfigured"
 
 
 class InvalidLabels(VisualSearchError):
-    """A file of labelled queries can't be read, or has not one row that can be used."""
+    """A file of labelled queries can't be read, or has no usable row."""
 
     code = "invalid_labels"
 
 
 class CheckpointMissing(ConfigurationError):
-    """The checkpoint's weights are not on this machine and can't be fetched."""
+    """The checkpoint's weights are not on this machine and can't be downloaded."""
 
     code = "checkpoint_missing"
 
@@ -89,40 +89,40 @@ class IndexOutdated(Unavailable):
 
 
 class VersionSuperseded(Unavailable):
-    """Another index version became the active one while a worker indexed for this one; nothing was written."""
+    """Another index version became active while a worker indexed for this one; nothing was written."""
 
     code = "version_superseded"
 
 
 class Busy(Unavailable):
-    """This process encodes as many queries as it may; try again in a moment."""
+    """This process already encodes as many queries as it may; try again in a moment."""
 
     code = "search_busy"
 
 
 class StoreUnavailable(Unavailable):
-    """The vector store does not answer, or answered with an error."""
+    """The vector store does not respond, or responded with an error."""
 
     code = "store_unavailable"
 
 
 class LeaseLost(StoreUnavailable):
-    """Another process feeds the store now; what this one was about to write is left to it."""
+    """Another process now feeds the store and writes what this one was about to write."""
 
 
 class DimensionMismatch(Unavailable):
-    """Vectors of one length were given to a store that holds another."""
+    """The vectors' length is not that of the store's vectors."""
 
     code = "dimension_mismatch"
 
 
 class InvalidVector(VisualSearchError):
-    """A vector that is not finite or not of unit length reached the store's border."""
+    """A vector passed to a store is not finite or not of unit length."""
 
     code = "invalid_vector"
 
 
 class TrainingFailed(VisualSearchError):
-    """A fine-tuning went wrong on its way; nothing was written."""
+    """Fine-tuning failed; nothing was written."""
 
     code = "training_failed"

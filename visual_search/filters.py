@@ -1,4 +1,4 @@
-"""Declared filters: how a product's value gets into the payload, and a request's value into a condition."""
+"""Declared filters: read a product's values into the payload, and parse a request's values into conditions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from visual_search.stores.base import FieldKind, Filters, PayloadValue, Range
 if TYPE_CHECKING:
     from django.db.models import Model
 
-MAX_VALUE_LENGTH = 200  # characters of one filter value; longer ones are attacks, not categories
+MAX_VALUE_LENGTH = 200  # characters of one filter value; longer ones are likely attacks
 MAX_VALUES = 50  # values of one filter in one request
 TRUE, FALSE = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
 
@@ -29,19 +29,19 @@ class Field:
     kind: ClassVar[FieldKind]
 
     def read(self, product: Model) -> PayloadValue:
-        """Return the product's value as it stands in the payload; None where it has none."""
-        values = (self.to_payload(value) for value in follow(product, self.path.split(".")) if value is not None)
+        """Return the product's value for the payload, or None if it has none."""
+        values = (self.to_payload(value) for value in follow_path(product, self.path.split(".")) if value is not None)
         unique = list(dict.fromkeys(value for value in values if value is not None))
-        # Sorted: the database may give related rows in any order, and the index would see a change each time.
+        # Sorted: the database may return related rows in any order, and the index would see a change each time.
         return sorted(unique) if len(unique) > 1 else (unique[0] if unique else None)  # type: ignore[return-value]
 
     def to_payload(self, value: Any) -> str | float | bool | None:
-        """Return one value as it stands in the payload; None leaves it out."""
+        """Return one value for the payload; None leaves it out."""
         raise NotImplementedError
 
 
 class Keyword(Field):
-    """Exact values, such as a slug; a request may name several, any of which will do."""
+    """Exact values, such as a slug. A request may give several; a product matches any of them."""
 
     kind = "keyword"
 
@@ -50,13 +50,13 @@ class Keyword(Field):
 
 
 class Number(Field):
-    """A number; requests say min_<name> and max_<name>. Decimals become floats."""
+    """A number. Requests use min_<name> and max_<name>. Decimals become floats."""
 
     kind = "number"
 
     def to_payload(self, value: Any) -> float | None:
         number = float(value)
-        return number if math.isfinite(number) else None  # engines refuse the others
+        return number if math.isfinite(number) else None  # engines reject NaN and infinity
 
 
 class Boolean(Field):
@@ -68,8 +68,8 @@ class Boolean(Field):
         return bool(value)
 
 
-def follow(row: Any, steps: list[str]) -> Iterable[Any]:
-    """Yield the values at the end of a dotted path: attributes, methods without arguments, relations."""
+def follow_path(row: Any, steps: list[str]) -> Iterable[Any]:
+    """Yield the values at the end of a path of attributes, methods without arguments and relations."""
     if row is None:
         return
     if not steps:
@@ -81,16 +81,16 @@ def follow(row: Any, steps: list[str]) -> Iterable[Any]:
         return
     if hasattr(value, "all"):
         for related in value.all():
-            yield from follow(related, steps[1:])
+            yield from follow_path(related, steps[1:])
     else:
-        yield from follow(value() if callable(value) else value, steps[1:])
+        yield from follow_path(value() if callable(value) else value, steps[1:])
 
 
 def parse_filters(declared: Mapping[str, Field], values: Mapping[str, list[str]]) -> Filters:
-    """Return the conditions that a request asks for.
+    """Return the conditions of a request.
 
-    values: request names with all their values, the reserved ones already taken out. Empty values mean
-    "any", as an HTML form sends them. Raises InvalidFilter naming what is allowed.
+    values: request parameters with all their values, without the reserved ones. Empty values, as HTML forms send
+    them, mean "any". Raises InvalidFilter, which names what is allowed.
     """
     any_of: dict[str, tuple[str | bool, ...]] = {}
     bounds: dict[str, dict[str, float]] = {}
@@ -106,7 +106,7 @@ def parse_filters(declared: Mapping[str, Field], values: Mapping[str, list[str]]
         elif isinstance(declared.get(key), Boolean):
             any_of[key] = tuple(dict.fromkeys(_parse_boolean(key, value) for value in given))
         else:
-            raise InvalidFilter(f"There is no filter {_short(key)}. Filters: {', '.join(parameter_names(declared))}.")
+            raise InvalidFilter(f"There is no filter {_shorten(key)}. Filters: {', '.join(parameter_names(declared))}.")
     ranges = {name: Range(sides.get("min"), sides.get("max")) for name, sides in bounds.items()}
     for name, wanted in ranges.items():
         if wanted.minimum is not None and wanted.maximum is not None and wanted.minimum > wanted.maximum:
@@ -115,7 +115,7 @@ def parse_filters(declared: Mapping[str, Field], values: Mapping[str, list[str]]
 
 
 def parameter_names(declared: Mapping[str, Field]) -> list[str]:
-    """Return the request parameters of the declared filters, in their order."""
+    """Return the request parameters of the declared filters, in the order of declaration."""
     names: list[str] = []
     for name, field in declared.items():
         names += [f"min_{name}", f"max_{name}"] if isinstance(field, Number) else [name]
@@ -134,16 +134,16 @@ def _parse_number(key: str, given: list[str]) -> float:
     except (ArithmeticError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise InvalidFilter(f"{key} must be a number such as 12.50, not {_short(given[-1])}.")
+        raise InvalidFilter(f"{key} must be a number such as 12.50, not {_shorten(given[-1])}.")
     return number
 
 
 def _parse_boolean(key: str, value: str) -> bool:
     word = value.strip().lower()
     if word not in TRUE | FALSE:
-        raise InvalidFilter(f"{key} must be true or false, not {_short(value)}.")
+        raise InvalidFilter(f"{key} must be true or false, not {_shorten(value)}.")
     return word in TRUE
 
 
-def _short(value: str) -> str:
+def _shorten(value: str) -> str:
     return repr(value if len(value) <= 40 else value[:40] + "…")

@@ -1,7 +1,7 @@
-"""The tables of the index. The database is the truth; stores are derived from `Embedding`.
+"""The tables of the index. The database is the source of truth; stores are derived from `Embedding`.
 
-A product is dirty while it has a mark. A drain claims dirty products (the lease stands on their entries),
-embeds what changed, and finishes: embeddings with a sequence number, entries, marks deleted.
+A product is dirty while it has a mark. A drain claims dirty products (their entries hold the lease), embeds what
+changed, and finishes: it writes embeddings with a sequence number and entries, and deletes the marks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ POINT_NAMESPACE = uuid.UUID("5d6a7c0e-8b0f-5c52-9f0e-3f6a0c5a1f5e")
 
 
 class IndexMark(models.Model):
-    """Something changed. Append-only: writing one never waits for another transaction."""
+    """A row changed. The table is append-only, so writing a mark never waits for another transaction."""
 
     class Kind(models.TextChoices):
         CHANGED = "changed"
@@ -52,7 +52,7 @@ class IndexMark(models.Model):
 
 
 class IndexVersion(models.Model):
-    """A whole index made with one checkpoint. One version is active: the one that searches use."""
+    """A whole index made with one checkpoint. Searches use the one active version."""
 
     class State(models.TextChoices):
         BUILDING = "building"
@@ -88,17 +88,17 @@ class IndexVersion(models.Model):
 
     @property
     def preparation(self) -> str:
-        """How product images were prepared: the fingerprint's second part, or `none`."""
+        """How product images are prepared: the second part of the fingerprint, or `none`."""
         return self.fingerprint.partition("+")[2] or "none"
 
 
 def index_fingerprint(encoder: str, preparation: str) -> str:
-    """Return the fingerprint of an index: the encoder's, and how product images are prepared if they are."""
+    """Return an index's fingerprint: the encoder's, followed by the preparation unless that is `none`."""
     return encoder if preparation == "none" else f"{encoder}+{preparation}"
 
 
 class IndexEntry(models.Model):
-    """What the index knows of one product. Written by the drain alone."""
+    """The state of one product in one version. Drains and builds write it."""
 
     class State(models.TextChoices):
         PENDING = "pending"
@@ -135,7 +135,7 @@ class IndexEntry(models.Model):
 
 
 class Embedding(models.Model):
-    """One embedded image of one product in one version; a tombstone where the vector is NULL."""
+    """One embedded image of one product in one version; a tombstone if the vector is NULL."""
 
     id = models.UUIDField(primary_key=True, editable=False)
     version = models.ForeignKey(IndexVersion, models.CASCADE, related_name="embeddings")
@@ -161,7 +161,7 @@ class Embedding(models.Model):
 
 
 class FeedState(models.Model):
-    """One row: the sequence that stores are fed by."""
+    """One row: the sequence by which stores are fed."""
 
     epoch = models.UUIDField(default=uuid.uuid4, help_text="Changes when stores must forget what they hold.")
     last_seq = models.BigIntegerField(default=0)
@@ -172,7 +172,7 @@ class FeedState(models.Model):
 
 
 class FeedLease(models.Model):
-    """Who feeds the store that all processes share, and how far it came. One row a version."""
+    """Which process feeds a version's shared store, and how far it has come. One row per version."""
 
     version = models.OneToOneField(IndexVersion, models.CASCADE, primary_key=True, related_name="feed_lease")
     token = models.UUIDField(null=True, blank=True)
@@ -198,7 +198,7 @@ class FeedLease(models.Model):
 
 
 class QueueState(models.Model):
-    """One row: what web, worker and sweep tell each other. Apart from FeedState, which finishing transactions lock."""
+    """One row: state shared by web, workers and sweep. Separate from FeedState, which finishing drains lock."""
 
     drain_requested_at = models.DateTimeField(null=True, blank=True)
     drain_error = models.TextField(blank=True, default="", help_text="Why the last drain stopped; empty if it did not.")
@@ -211,15 +211,15 @@ class QueueState(models.Model):
 
 
 def point_id(version_id: int, product_key: str, image_key: str) -> uuid.UUID:
-    """Return the id of an image's point: the same in every process and every run."""
+    """Return the id of an image's point; it is the same in every process and every run."""
     return uuid.uuid5(POINT_NAMESPACE, f"{version_id}\0{product_key}\0{image_key}")
 
 
-def product_label(model: type[models.Model]) -> str:
-    """Return the label under which changes of this model are marked."""
+def model_label(model: type[models.Model]) -> str:
+    """Return the label that marks of this model carry: that of its concrete model."""
     return model._meta.concrete_model._meta.label_lower  # type: ignore[union-attr]
 
 
-def first_row(model: type[Any], database: str) -> Any:
-    """Return the one row of a one-row table, made where it is missing."""
+def get_singleton(model: type[Any], database: str) -> Any:
+    """Return the row of a one-row table; create it if it is missing."""
     return model.objects.using(database).get_or_create(pk=1)[0]

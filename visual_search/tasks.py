@@ -1,4 +1,4 @@
-"""What the queue calls by name. Queued tasks outlive a deployment: never rename or move these functions."""
+"""The tasks that the queue calls by name. Queued tasks outlive a deployment: never rename or move these functions."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from visual_search.index import sweep as sweeps
 
 
 def drain() -> dict[str, int]:
-    """Embed what is dirty, for at most DRAIN_SECONDS; ask for another drain if something is left.
+    """Index dirty products for at most DRAIN_SECONDS, and request another drain if any are left.
 
-    While more waits than this worker takes at once, others are called to it.
+    While more products wait than one claim takes, it requests drains for other workers too.
     """
-    queue.drain_started()
+    queue.record_drain_start()
     try:
         report = drains.drain(progress=sharing.share_backlog())
     except Exception as error:
-        queue.drain_ended(f"{type(error).__name__}: {error}")
+        queue.record_drain_end(f"{type(error).__name__}: {error}")
         raise
-    queue.drain_ended()
+    queue.record_drain_end()
     if report.is_unfinished:
         queue.enqueue_drain()
     return report.counts()
 
 
 def sweep() -> dict[str, int]:
-    """Find what no signal told, and ask for a drain if anything waits."""
+    """Find changes that sent no signal, and request a drain if marks are waiting."""
     report = sweeps.sweep()
     if report.pop("waiting"):
         queue.enqueue_drain()

@@ -1,4 +1,4 @@
-"""For tests of shops that use the search: index at once, in this process, with an empty store each time."""
+"""A test helper for shops: index in the test's process, without a worker, each time with an empty store."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from visual_search.search import serving
 
 
 class IndexNow(ContextDecorator):
-    """While it is active no worker is needed.
+    """Index in this process while active, without a worker. Use it as a context manager or decorator.
 
         with IndexNow() as index:
             product.save()
             index.drain()
             assert search(SearchQuery(texts=["a red shoe"])).hits
 
-    In a transaction that commits, drains run by themselves as soon as they are asked for. Inside Django's
-    TestCase nothing commits: call `drain()`.
+    Where transactions commit, a drain runs automatically as soon as it is requested. Inside Django's TestCase
+    nothing commits: call `drain()`.
     """
 
     def __enter__(self) -> Self:
@@ -31,7 +31,7 @@ class IndexNow(ContextDecorator):
         self._stack.callback(components.close_stores)
         components.close_stores()
         serving.reset()
-        self._stack.enter_context(queue.inline())
+        self._stack.enter_context(queue.run_inline())
         return self
 
     def __exit__(
@@ -40,12 +40,12 @@ class IndexNow(ContextDecorator):
         self._stack.close()
 
     def drain(self) -> DrainReport:
-        """Index everything that is dirty and return what was done."""
-        queue.drain_started()
+        """Index all dirty products and return what was done."""
+        queue.record_drain_start()
         return drain(seconds=float("inf"))
 
     def sweep(self) -> dict[str, int]:
-        """Run the minute's sweep now, then drain what it found."""
+        """Run a sweep now, then drain what it found. Return the sweep's counts."""
         report = sweep()
         tasks.drain()
         return report

@@ -15,7 +15,7 @@ import pytest
 from example_shop.drawn.pictures import phone_photo
 from example_shop.drawn.products import DrawnProduct
 from example_shop.drawn.products import products as drawn_products
-from tests.conftest import lacks
+from tests.conftest import skip_or_fail
 from tests.drawings import file_bytes
 from tests.servers import free_port
 from tests.shops import Shop, wait_for
@@ -73,11 +73,11 @@ class LiveShop(Shop):
 def shop(starter_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveShop]:
     """The drawn shop, indexed by its worker, with a warm web process."""
     if shutil.which("chromium") is None:
-        lacks("chromium", "Chromium is not installed (Debian: apt install chromium)")
+        skip_or_fail("chromium", "Chromium is not installed (Debian: apt install chromium)")
     live = LiveShop(tmp_path_factory.mktemp("browser"), starter_folder)
     try:
         live.manage("migrate", "--verbosity", "0")
-        live.work()
+        live.start_worker()
         live.manage("load_catalog", "drawn", "--limit", str(PRODUCTS))
         live.serve()
         live.wait(indexed=PRODUCTS)
@@ -94,7 +94,7 @@ def browser() -> Iterator[Browser]:
 
     program = shutil.which("chromium")
     if program is None:
-        lacks("chromium", "Chromium is not installed (Debian: apt install chromium)")
+        skip_or_fail("chromium", "Chromium is not installed (Debian: apt install chromium)")
     with sync_playwright() as playwright:
         sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
         running = playwright.chromium.launch(executable_path=program, args=sandbox)

@@ -13,7 +13,7 @@ from playwright.sync_api import expect
 
 from tests.browser.conftest import LiveShop
 from tests.browser.storefront import HITS, choose, expect_first, said
-from tests.conftest import REQUIRED, lacks
+from tests.conftest import REQUIRED, skip_or_fail
 from tests.quality.test_quality import DATA
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def stock(tmp_path: Path, snapshots: Callable[..., bytes]) -> tuple[list[str], d
     if (DATA / "photos.csv").exists():
         return [str(catalogue(tmp_path))], phone_photos()
     if "grocery" in REQUIRED:
-        lacks("grocery", f"the grocery photos are not in {str(DATA)!r}; name their folder with DATA=")
+        skip_or_fail("grocery", f"the grocery photos are not in {str(DATA)!r}; name their folder with DATA=")
     mug, bowl = DRAWN
     return ["drawn", "--limit", "2"], {mug: snapshots(mug, beside=bowl), bowl: snapshots(bowl, beside=mug)}
 
@@ -84,7 +84,7 @@ def test_shop_that_says_try_again__is_asked_again_until_it_finds(
     name = next(iter(photos))
     choose(page, photos[name])
     expect(said(page)).to_have_text(re.compile(r"Trying again in \d+ s"), timeout=60_000)
-    new_shop.work()
+    new_shop.start_worker()
     new_shop.manage("load_catalog", *source)
     expect(page.locator(HITS)).to_have_count(len(photos), timeout=60_000)
     expect(page.locator("[data-vs-error]")).to_be_empty()

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, expect
 from benchmarks.grocery import DATA, GETTING_THE_DATA
 from tests.browser.conftest import PATIENCE_MS, LiveShop
 from tests.browser.storefront import choose, expect_idle, titles
-from tests.conftest import lacks
+from tests.conftest import skip_or_fail
 from tests.shops import wait_for
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ LOSS = 1  # hits that scaling down may cost
 def grocery(starter_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveShop]:
     """A shop with the 81 groceries, indexed by its worker."""
     if not (DATA / "photos.csv").exists():
-        lacks("grocery", GETTING_THE_DATA.format(folder=DATA))
+        skip_or_fail("grocery", GETTING_THE_DATA.format(folder=DATA))
     live = LiveShop(tmp_path_factory.mktemp("grocery"), starter_folder)
     try:
         live.manage("migrate", "--verbosity", "0")
-        live.work()
+        live.start_worker()
         live.manage("load_catalog", str(DATA.resolve() / "products.csv"))
         live.wait(indexed=81)
         live.serve()

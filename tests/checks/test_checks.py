@@ -1,4 +1,4 @@
-"""System checks: each wrong setting is named, with what to do."""
+"""System checks: each wrong setting is reported with a hint on how to fix it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def ids(found: Any) -> list[str]:
     return [message.id for message in found]
 
 
-def test_project_as_it_is__has_no_complaints(db: Any, starter_folder: Any) -> None:
+def test_project_as_it_is__passes_all_checks(db: Any, starter_folder: Any) -> None:
     everything: list[Any] = [
         settings_checks.check_settings(),
         settings_checks.check_catalog(),
@@ -154,11 +154,11 @@ def test_wrong_catalogue__is_named(monkeypatch: pytest.MonkeyPatch, values: dict
     broken = type("Broken", (Catalog,), {"model": Product, "images": "images"} | values)()
     monkeypatch.setattr(settings_checks, "get_catalog", lambda: broken)
     monkeypatch.setattr(relations, "get_catalog", lambda: broken)
-    relations.forget()
+    relations.clear_cache()
     try:
         assert expected in ids(settings_checks.check_catalog())
     finally:
-        relations.forget()
+        relations.clear_cache()
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_wrong_cluster__is_named(settings: Any, cluster: Any, expected: str) -> 
         ({}, {"orm": None, "redis": "redis://127.0.0.1"}, "visual_search.E062", "ALT_CLUSTERS"),
     ],
 )
-def test_trap_of_the_queue__is_named_with_a_hint(
+def test_wrong_queue_option__is_named_with_a_hint(
     settings: Any, shop: Any, embedding: Any, expected: str, words: str
 ) -> None:
     settings.DATABASES = settings.DATABASES | {"other": settings.DATABASES["default"]}
@@ -199,7 +199,7 @@ def test_trap_of_the_queue__is_named_with_a_hint(
     assert words in message.hint
 
 
-def test_cluster_without_a_queue_limit__hoards_as_many_tasks_as_django_q2_lets_it(settings: Any) -> None:
+def test_cluster_without_a_queue_limit__is_reported_with_the_default_of_django_q2(settings: Any) -> None:
     cluster = dict(settings.Q_CLUSTER["ALT_CLUSTERS"]["embedding"])
     del cluster["queue_limit"]
     settings.Q_CLUSTER = settings.Q_CLUSTER | {"ALT_CLUSTERS": {"embedding": cluster | {"workers": 3}}}
@@ -215,7 +215,7 @@ def test_misspelt_name_of_a_cluster__is_named_where_it_is_started(monkeypatch: p
     assert (message.id, "Q_CLUSTER_NAME=embedding" in message.hint) == ("visual_search.W067", True)
 
 
-def test_name_of_a_cluster_without_alternatives__ends_in_the_error_that_the_check_foretells(settings: Any) -> None:
+def test_name_of_a_cluster_without_alternatives__fails_with_the_error_that_the_check_predicts(settings: Any) -> None:
     settings.Q_CLUSTER = {"name": "shop"}
     (message,) = queue_checks.check_queue()
     assert "KeyError" in message.hint
@@ -229,7 +229,7 @@ def test_name_of_a_cluster_without_alternatives__ends_in_the_error_that_the_chec
     assert "KeyError: 'ALT_CLUSTERS'" in done.stderr
 
 
-def test_redis_broker__says_before_a_deployment_how_lost_tasks_are_made_good(settings: Any) -> None:
+def test_redis_broker__informs_before_a_deployment_how_lost_tasks_are_replaced(settings: Any) -> None:
     assert queue_checks.check_deployed_queue() == []
     without = {key: value for key, value in settings.Q_CLUSTER.items() if key != "orm"}
     settings.Q_CLUSTER = without | {"redis": "redis://127.0.0.1:6379/0"}
@@ -238,7 +238,7 @@ def test_redis_broker__says_before_a_deployment_how_lost_tasks_are_made_good(set
     assert (message.id, "sweep" in message.hint) == ("visual_search.I068", True)
 
 
-def test_no_queue__is_a_warning_with_the_way_out(settings: Any) -> None:
+def test_no_queue__is_a_warning_with_an_alternative(settings: Any) -> None:
     settings.INSTALLED_APPS = [app for app in settings.INSTALLED_APPS if app != "django_q"]
     (message,) = queue_checks.check_queue()
     assert "--here" in message.hint
@@ -282,11 +282,11 @@ def test_many_images_in_the_embedded_store__are_a_warning_that_names_the_server(
     assert "2 images" in message.msg
     assert "QdrantStore" in message.hint
     product.images.last().delete()
-    index.drain()  # a tombstone is no image
+    index.drain()  # tombstones are not counted as images
     assert "visual_search.W036" not in ids(index_checks.check_index(databases=["default"]))
 
 
-def test_many_images_on_a_server__are_no_warning(
+def test_many_images_on_a_server__give_no_warning(
     make_product: Any, index: Any, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_product(1, images=2)

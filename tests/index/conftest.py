@@ -20,7 +20,7 @@ def shop(tmp_path: Path, starter_folder: Path) -> Iterator[Shop]:
     made = Shop(tmp_path, starter_folder)
     made.manage("migrate", "--verbosity", "0")
     made.manage("load_catalog", str(tmp_path / "pictures"))
-    made.work()
+    made.start_worker()
     try:
         yield made
     finally:

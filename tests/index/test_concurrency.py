@@ -1,4 +1,4 @@
-"""Workers, savers and readers at the same time, on a real PostgreSQL (see test_postgres.py)."""
+"""Concurrent workers, saves and readers on a real PostgreSQL (see test_postgres.py)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ State = IndexEntry.State
 
 @pytest.fixture(autouse=True)
 def _no_queue(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody runs a cluster here: requests go to the real queue, and drains are started by hand."""
+    """No cluster runs here: requests go to the real queue, and the tests start drains themselves."""
     assert connection.vendor == "postgresql"
 
 
@@ -49,8 +49,8 @@ def version(starter_folder: Any, db: Any) -> Any:
     components.close_stores()
 
 
-def at_once(*works: Callable[[], Any]) -> list[Any]:
-    """Run functions in threads that start together, each with a connection of its own."""
+def run_together(*works: Callable[[], Any]) -> list[Any]:
+    """Run functions in threads that start together, each with its own connection."""
     barrier = threading.Barrier(len(works))
 
     def run(work: Callable[[], Any]) -> Any:
@@ -74,7 +74,7 @@ def claim_everything(version: Any) -> list[str]:
 
 def test_two_workers__never_claim_the_same_product(make_product: Any, version: Any) -> None:
     products = {str(make_product(seed, images=0).pk) for seed in range(40)}
-    one, two = at_once(lambda: claim_everything(version), lambda: claim_everything(version))
+    one, two = run_together(lambda: claim_everything(version), lambda: claim_everything(version))
     assert sorted(one + two) == sorted(products)
     assert one
     assert two
@@ -84,7 +84,7 @@ def test_two_drains__index_everything_once(make_product: Any, version: Any) -> N
     for seed in range(12):
         make_product(seed)
     expand_related_marks("default")
-    reports = at_once(drain.drain, drain.drain)
+    reports = run_together(drain.drain, drain.drain)
     assert sum(report.embedded for report in reports) == 12
     assert not IndexMark.objects.exists()
     assert verify().differences == []
@@ -108,7 +108,7 @@ def test_uncommitted_save__is_not_drained_before_its_commit(make_product: Any, v
         drained.set()
         return report.indexed
 
-    assert at_once(save, drain_meanwhile)[1] == 0
+    assert run_together(save, drain_meanwhile)[1] == 0
     drain.drain()
     assert Embedding.objects.get().payload["price"] == 55.0
 
@@ -124,7 +124,7 @@ def test_save_during_the_embedding__wins_in_the_end(make_product: Any, version: 
         product.price = "66.00"
         product.save()
 
-    at_once(save)
+    run_together(save)
     encoder = encoder_for(version)
     list(embed_plans(plans, version, encoder, DrainReport(), before_batch=lambda: None))
     assert len(finish(claim, [plan.result for plan in plans], database="default")) == 1
@@ -144,7 +144,7 @@ def test_deleted_and_created_again_with_the_same_key__ends_indexed(make_product:
     claim = claims.claim(version, limit=10)
     assert claim is not None
     plans = list(make_plans(claim, database="default"))  # sees it deleted
-    at_once(lambda: make_product(1, id=key))
+    run_together(lambda: make_product(1, id=key))
     finish(claim, [plan.result for plan in plans], database="default")
     assert IndexEntry.objects.get(key=str(key)).state == State.REMOVED
     drain.drain()
@@ -162,7 +162,7 @@ def test_lease_lost__the_slow_worker_writes_nothing(make_product: Any, version: 
     IndexEntry.objects.update(lease_until=timezone.now() - datetime.timedelta(seconds=1))
     product.price = "88.00"
     product.save()
-    at_once(drain.drain)
+    run_together(drain.drain)
     seq = FeedState.objects.get().last_seq
     assert finish(slow, [plan.result for plan in plans], database="default") == []
     assert FeedState.objects.get().last_seq == seq
@@ -181,13 +181,13 @@ def test_savers_and_drains_at_once__neither_deadlock_nor_lose_a_change(make_prod
                     row.name = f"name {number}"
                     row.save()
 
-    at_once(lambda: save(brand, one), lambda: save(two, category), lambda: [tasks.drain() for _ in range(5)])
+    run_together(lambda: save(brand, one), lambda: save(two, category), lambda: [tasks.drain() for _ in range(5)])
     drain.drain()
     assert verify().differences == []
 
 
 def test_seq__follows_the_order_of_commits(make_product: Any, version: Any) -> None:
-    """Readers that follow seq never miss a row, however finishing transactions overlap."""
+    """Readers that read by seq never miss a row, however finishing transactions overlap."""
     products = [make_product(seed, images=1) for seed in range(6)]
     drain.drain()
     store = ReferenceStore(name="reader", dim=version.dim, fields=get_catalog().field_kinds())
@@ -207,11 +207,11 @@ def test_seq__follows_the_order_of_commits(make_product: Any, version: Any) -> N
 
     def write() -> None:
         try:
-            at_once(*(lambda mine=products[i::3]: change(mine) for i in range(3)))
+            run_together(*(lambda mine=products[i::3]: change(mine) for i in range(3)))
         finally:
             done.set()
 
-    at_once(read, write)
+    run_together(read, write)
     drain.drain()
     feed.catch_up(version, store)
     table = dict(Embedding.objects.values_list("id", "seq"))
@@ -219,13 +219,13 @@ def test_seq__follows_the_order_of_commits(make_product: Any, version: Any) -> N
     assert {point.payload["price"] for point in store.retrieve([str(pk) for pk in table])} == {15.0}
 
 
-def test_second_worker__is_not_told_that_nothing_is_left(version: Any) -> None:
+def test_second_worker__finds_the_products_that_the_first_left(version: Any) -> None:
     keys = [str(number) for number in range(200)]
     IndexMark.objects.bulk_create([IndexMark(model_label="example_shop.product", key=key) for key in keys])
     IndexEntry.objects.bulk_create([IndexEntry(version=version, key=key) for key in keys])
     with transaction.atomic():
-        assert len(claims._free_dirty_entries(version, "default", 64)) == 64
-        (other,) = at_once(lambda: claims.claim(version, limit=64))
+        assert len(claims._claimable_dirty_entries(version, "default", 64)) == 64
+        (other,) = run_together(lambda: claims.claim(version, limit=64))
     assert other is not None
     assert len(other.products) == 64
 
@@ -245,7 +245,7 @@ def other(tmp_path: Any) -> str:
     return str(tiny_clip(tmp_path / "clip"))
 
 
-def test_two_switches_at_once__one_succeeds_and_the_other_is_told(make_product: Any, version: Any, other: str) -> None:
+def test_two_switches_at_once__one_succeeds_and_the_other_raises(make_product: Any, version: Any, other: str) -> None:
     for seed in range(4):
         make_product(seed)
     drain.drain()
@@ -259,8 +259,8 @@ def test_two_switches_at_once__one_succeeds_and_the_other_is_told(make_product: 
             return str(error)
         return "switched"
 
-    said = at_once(switch, switch)
-    assert sorted(word == "switched" for word in said) == [False, True], said
+    outcomes = run_together(switch, switch)
+    assert sorted(outcome == "switched" for outcome in outcomes) == [False, True], outcomes
     assert [row.pk for row in IndexVersion.objects.filter(state=IndexVersion.State.ACTIVE)] == [second.pk]
 
 
@@ -290,7 +290,7 @@ def test_drains_saves_builds_and_switches_at_once__lose_no_change(make_product: 
             building.roll_back()
         done.set()
 
-    price, *_ = at_once(save, keep_draining, keep_draining, switch)
+    price, *_ = run_together(save, keep_draining, keep_draining, switch)
     assert price > 1
     drain.drain()
     assert verify().differences == []
@@ -301,7 +301,7 @@ def test_drains_saves_builds_and_switches_at_once__lose_no_change(make_product: 
     assert prices == {float(price)}
 
 
-def test_versions_that_are_pruned_while_drains_finish__cost_no_drain_anything(make_product: Any, version: Any) -> None:
+def test_versions_that_are_pruned_while_drains_finish__break_no_drain(make_product: Any, version: Any) -> None:
     products = [make_product(seed, images=1) for seed in range(6)]
     drain.drain()
     done = threading.Event()
@@ -319,7 +319,7 @@ def test_versions_that_are_pruned_while_drains_finish__cost_no_drain_anything(ma
             building.prune(keep=0)
         done.set()
 
-    at_once(keep_draining, prune)  # raises what a drain raises
+    run_together(keep_draining, prune)  # raises what a drain raises
     assert list(IndexVersion.objects.all()) == [version]
     assert IndexEntry.objects.exclude(version=version).count() == 0
     drain.drain()
@@ -347,7 +347,7 @@ def test_two_feeders_of_a_shared_store__keep_apart_and_miss_nothing(
             feed.feed_shared_store(version)  # as a drain does; the other one may have the lease
 
     try:
-        at_once(lambda: save(1), lambda: save(2), lambda: save(3))
+        run_together(lambda: save(1), lambda: save(2), lambda: save(3))
         assert stored(version) == table(version)
         assert position_of(version) == FeedState.objects.get().last_seq
     finally:

@@ -1,4 +1,4 @@
-"""A checkpoint is built, switched and rolled back while a real server answers and a real worker indexes."""
+"""Build, switch and roll back a checkpoint while a real server answers searches and a real worker indexes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ for number in itertools.count():
 
 @pytest.fixture
 def server(shop: Shop) -> Iterator[str]:
-    """The shop's web process, warm. Gives the address of its search."""
+    """Run the shop's web process, warmed up. Yield the URL of its search."""
     shop.wait(indexed=3)
     port = free_port()
     shop.start("web.log", "runserver", f"127.0.0.1:{port}", "--noreload")
@@ -61,7 +61,7 @@ def is_answered(address: str) -> bool:
 
 
 class Shoppers:
-    """Threads that search without a pause, by photo and by text."""
+    """Threads that search continuously, by photo and by text."""
 
     def __init__(self, address: str) -> None:
         self.address = address

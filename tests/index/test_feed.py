@@ -1,4 +1,4 @@
-"""How points reach stores: by seq, from wherever a store stands, whatever it lost."""
+"""Feed stores with points: in the order of seq, from any position, after any loss."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ def test_feed_in_pages__is_complete(shop: Any, monkeypatch: pytest.MonkeyPatch) 
     assert stored() == table()
 
 
-@pytest.mark.parametrize("trouble", ["epoch", "ahead", "pruned"])
-def test_store_of_another_history__is_emptied_and_filled_again(shop: Any, index: Any, trouble: str) -> None:
+@pytest.mark.parametrize("case", ["epoch", "ahead", "pruned"])
+def test_store_of_another_history__is_emptied_and_filled_again(shop: Any, index: Any, case: str) -> None:
     catch_up()
     store, state = store_for(get_active()), FeedState.objects.get()
-    if trouble == "epoch":
+    if case == "epoch":
         FeedState.objects.update(epoch=uuid.uuid4())
-    elif trouble == "ahead":  # the database was restored from a backup
+    elif case == "ahead":  # the database was restored from a backup
         store.set_position(Position(str(state.epoch), state.last_seq + 10))
     else:
         store.set_position(Position(str(state.epoch), 0))
@@ -109,13 +109,13 @@ def test_store_that_does_not_answer__stops_searches_but_not_the_index(
     with pytest.raises(StoreUnavailable):
         search(SearchQuery(texts=["a"]))
     assert [difference.kind for difference in verify().differences] == ["store"]
-    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"STORE": MEMORY}  # it is there again, empty
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"STORE": MEMORY}  # the store is available again, but empty
     sweep.sweep()
     assert verify().differences == []
     assert len(search(SearchQuery(texts=["a"])).hits) == 1
 
 
-def test_point__carries_what_the_row_says(shop: Any) -> None:
+def test_point__has_the_data_of_its_row(shop: Any) -> None:
     row = Embedding.objects.get(product_key=str(shop[1].pk))
     catch_up()
     (point,) = store_for(get_active()).retrieve([str(row.pk)])
@@ -136,7 +136,7 @@ def test_private_store_that_starts_over__has_no_position_before_it_is_full(
     assert store.position() is not None
 
 
-def test_feed_that_was_cut_short__starts_over_without_leaving_ghosts(
+def test_feed_that_was_interrupted__starts_over_and_leaves_no_deleted_point(
     shop: Any, index: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = store_for(get_active())
@@ -171,13 +171,13 @@ def test_edge_store_that_lost_a_point__is_filled_again_by_the_next_query(shop: A
     assert stored() == table()
 
 
-def test_filling__says_in_the_log_how_far_it_is(
+def test_filling__logs_its_progress(
     shop: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(feed, "PAGE", 1)
     monkeypatch.setattr(feed, "PROGRESS_SECONDS", 0)
     with caplog.at_level("INFO", logger="visual_search.index.feed"):
         catch_up()
-    said = [record.getMessage() for record in caplog.records]
-    assert "2 of 3 rows" in said[1]
-    assert said[-1].startswith("Fed 3 rows")
+    messages = [record.getMessage() for record in caplog.records]
+    assert "2 of 3 rows" in messages[1]
+    assert messages[-1].startswith("Fed 3 rows")

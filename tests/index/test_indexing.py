@@ -1,4 +1,4 @@
-"""The index path with real weights: a product is saved, drained, changed, broken, removed."""
+"""Index with real weights: products are saved, drained, changed, broken and removed."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_embedding__is_the_encoders_unit_vector(make_product: Any, index: Any) -
 
     pixels = open_product_image(product.images.get().image.file, max_pixels=10**8)
     expected = encoder_for(version).embed_images([pixels])[0]
-    assert feed.vectors_of([row], version.dim)[0] @ expected > 0.999
+    assert feed.rows_to_vectors([row], version.dim)[0] @ expected > 0.999
     assert row.digest
     assert row.payload == {"category": "shoes", "brand": "acme", "price": 10.0, "in_stock": True}
 
@@ -195,7 +195,7 @@ def test_published_again__comes_back(make_product: Any, index: Any) -> None:
 
 def test_broken_image__is_partial_with_the_reason_and_others_go_on(make_product: Any, index: Any) -> None:
     broken, fine, hopeless = make_product(1, images=2), make_product(2), make_product(3)
-    put_file(broken.images.last(), b"this is no picture")
+    put_file(broken.images.last(), b"this is not an image")
     Path(hopeless.images.get().image.path).unlink()
     report = index.drain()
     assert (report.indexed, report.partial, report.failed) == (1, 1, 1)
@@ -303,7 +303,7 @@ def test_worker_that_dies__costs_an_attempt_and_comes_back_alone(make_product: A
     newcomer = make_product(4)
     again = claims.claim(version, limit=10)
     assert again is not None
-    assert set(again.products) == {str(newcomer.pk)}  # the innocent first
+    assert set(again.products) == {str(newcomer.pk)}  # products that killed no worker come first
     alone = claims.claim(version, limit=10)
     assert alone is not None
     assert len(alone.products) == 1
@@ -331,8 +331,8 @@ def test_product_that_kills_every_worker__is_given_up(make_product: Any, index: 
         IndexEntry.objects.update(lease_until=timezone.now() - datetime.timedelta(seconds=1))
     assert claims.claim(version, limit=10) is None
     assert entry(product).state == State.FAILED
-    assert "ended without a word (3 times" in entry(product).error
-    assert index.sweep()["found"] == 0  # no endless circle
+    assert "died without reporting an error (3 times" in entry(product).error
+    assert index.sweep()["found"] == 0  # no endless loop
     product.save()
     index.drain()
     assert entry(product).state == State.INDEXED
@@ -369,13 +369,13 @@ def test_shop_code_that_raises__fails_that_product_alone(
     bad, good = make_product(1, name="bad"), make_product(2)
     from example_shop.catalog import ProductCatalog
 
-    class Trouble:
+    class FailingProperty:
         def __get__(self, product: Any, owner: Any = None) -> bool:
             if product is not None and product.name == "bad":
                 raise ZeroDivisionError("by the shop")
             return True
 
-    monkeypatch.setattr(Product, "in_stock", Trouble())
+    monkeypatch.setattr(Product, "in_stock", FailingProperty())
     assert ProductCatalog.model is Product
     index.drain()
     assert entry(bad).state == State.FAILED
@@ -418,7 +418,7 @@ def test_drain__runs_a_constant_number_of_queries_a_claim(make_product: Any, ind
 
 def test_vectors_of_float16_rows__are_unit_length() -> None:
     row = Embedding(vector=np.array([3, 4, 0, 0], dtype="<f2").tobytes())
-    assert np.allclose(feed.vectors_of([row], 4), [[0.6, 0.8, 0, 0]])
+    assert np.allclose(feed.rows_to_vectors([row], 4), [[0.6, 0.8, 0, 0]])
 
 
 def end_leases() -> None:
@@ -506,7 +506,7 @@ def test_encoder_that_fails_on_everything__costs_no_attempt(
     assert {entry(product).state for product in products} == {State.INDEXED}
 
 
-def test_shop_code_that_works_again__is_noticed_by_the_sweep(
+def test_shop_code_that_works_again__is_found_by_the_sweep(
     make_product: Any, index: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     product = make_product(1)
@@ -531,14 +531,14 @@ def test_drain_past_its_time__has_committed_a_batch_and_gives_the_rest_back(
     assert set(IndexEntry.objects.values_list("state", "attempts")) == {(State.INDEXED, 0), (State.PENDING, 0)}
 
 
-def test_row_of_another_database__is_no_mark_here(make_product: Any) -> None:
+def test_row_of_another_database__is_not_marked(make_product: Any) -> None:
     product = make_product(1)
     IndexMark.objects.all().delete()
     signals.post_save.send(sender=Product, instance=product, created=False, raw=False, using="archive")
     assert not IndexMark.objects.exists()
 
 
-def test_keys_that_the_model_can_not_have__are_passed_over() -> None:
+def test_keys_that_are_invalid_for_the_model__are_skipped() -> None:
     assert get_catalog().valid_keys(["1", "x", "22"]) == ["1", "22"]
 
 
@@ -548,7 +548,7 @@ def rename_table(old: str, new: str) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_broker_that_does_not_answer__fails_no_save_and_the_sweep_picks_it_up(
+def test_broker_that_does_not_answer__fails_no_save_and_the_sweep_requests_a_drain(
     make_product: Any, starter_folder: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     rename_table("django_q_ormq", "django_q_away")
@@ -559,7 +559,7 @@ def test_broker_that_does_not_answer__fails_no_save_and_the_sweep_picks_it_up(
     assert "django_q_ormq" in caplog.text
     assert product.pk
     assert IndexMark.objects.exists()
-    queue.drain_started()  # as after two seconds
+    queue.record_drain_start()  # as if two seconds had passed
     assert not OrmQ.objects.exists()
     tasks.sweep()
     assert OrmQ.objects.count() == 1

@@ -1,4 +1,4 @@
-"""From a change in the shop to marks: what is marked, how often, and when a drain is asked for."""
+"""Mark changes in the shop: what is marked, how often, and when a drain is requested."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def marks() -> set[tuple[str, str]]:
 
 
 def product_keys() -> set[str]:
-    """Return the keys of the products that a drain would find dirty."""
+    """Return the keys of the dirty products."""
     expand_related_marks("default")
     return set(IndexMark.objects.values_list("key", flat=True))
 
@@ -71,7 +71,7 @@ def test_thousand_saves_in_one_transaction__ask_for_one_drain(
     assert IndexMark.objects.count() == 1000
 
 
-def test_rolled_back_savepoint__takes_its_mark_and_its_request_along(shop: Any) -> None:
+def test_rolled_back_savepoint__discards_its_mark_and_its_request(shop: Any) -> None:
     connection = transaction.get_connection()
     with transaction.atomic():
         with transaction.atomic():
@@ -133,7 +133,7 @@ def test_raw_save_of_a_fixture__marks(shop: Any) -> None:
     assert marks() == {("example_shop.product", str(shop[0].pk))}
 
 
-def test_mark_dirty__writes_one_statement_a_slice(shop: Any, django_assert_num_queries: Any) -> None:
+def test_mark_dirty__writes_one_statement_per_slice(shop: Any, django_assert_num_queries: Any) -> None:
     Product.objects.update(price="5.00")
     with transaction.atomic(), django_assert_num_queries(3) as executed:  # page of keys, insert, empty page
         assert mark_dirty(Product.objects.all()) == 3

@@ -1,4 +1,4 @@
-"""The index path on a real PostgreSQL, in a process of its own."""
+"""Run the index tests on a real PostgreSQL, in a process of their own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SUITE = [
 ]  # fmt: skip
 
 
-def test_index_path__holds_on_postgresql(starter_folder: Path) -> None:
+def test_index__works_on_postgresql(starter_folder: Path) -> None:
     with servers.postgres() as port:
         environment = os.environ | {
             "DATABASE": "postgres",

@@ -1,4 +1,4 @@
-"""A real queue worker on a database of its own: what a shop's staff sees when they change products."""
+"""A real queue worker with its own database: what a shop's staff sees when they change products."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.shops import Shop, wait_for
 
 
 def encoder_process(shop: Shop) -> int:
-    """Return the one process of this shop that holds an encoder: the large one."""
+    """Return the id of this shop's process that has loaded an encoder: the large one."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -33,10 +33,10 @@ def encoder_process(shop: Shop) -> int:
 
 def test_worker__follows_every_change_and_survives_being_killed(shop: Shop) -> None:
     shop.wait(indexed=3)
-    assert "Thing 2" in shop.first_found(2)
+    assert "Thing 2" in shop.search(2)
     assert "no differences" in shop.manage("verify_index", "--deep")
 
-    # Another picture, as the admin saves it.
+    # Another image, saved as the admin does.
     new = shop.folder / "new.jpg"
     new.write_bytes(photo_bytes(seed=50))
     shop.shell(
@@ -45,12 +45,12 @@ def test_worker__follows_every_change_and_survives_being_killed(shop: Shop) -> N
         f"image.image.save('new.jpg', File(open({str(new)!r}, 'rb')))"
     )
     shop.wait(15, indexed=3)
-    assert "Thing 2" in shop.first_found(50)
+    assert "Thing 2" in shop.search(50)
 
     shop.shell("product = Product.objects.get(name='Thing 3'); product.is_published = False; product.save()")
     shop.shell("Product.objects.get(name='Thing 1').delete()")
     shop.wait(indexed=1, removed=2)
-    assert "Thing 2" in shop.first_found(1)
+    assert "Thing 2" in shop.search(1)
     assert "1 products, 1 embeddings, 1 points in the store: no differences" in shop.manage("verify_index")
 
 
@@ -62,7 +62,7 @@ def test_worker_killed_while_it_embeds__loses_nothing(shop: Shop) -> None:
         loading = subprocess.Popen(
             [sys.executable, "manage.py", "load_catalog", str(shop.folder / "pictures")], cwd=ROOT, env=shop.environment
         )
-        # django-q2's queue breaks when an idle worker is killed; one that embeds holds no lock of it.
+        # django-q2's queue breaks when an idle worker is killed; a worker that embeds does not hold the queue's lock.
         claimed = "SELECT COUNT(*) FROM visual_search_indexentry WHERE claim_token IS NOT NULL"
         wait_for(lambda: database.execute(claimed).fetchone()[0] > 5, shop)
     os.kill(encoder_process(shop), signal.SIGKILL)
@@ -73,8 +73,8 @@ def test_worker_killed_while_it_embeds__loses_nothing(shop: Shop) -> None:
 
 def test_migrate__schedules_one_sweep_a_minute_on_the_embedding_cluster(shop: Shop) -> None:
     shop.manage("migrate", "--verbosity", "0")
-    said = shop.shell(
+    output = shop.shell(
         "from django_q.models import Schedule\n"
         "print(list(Schedule.objects.values_list('func', 'minutes', 'cluster', 'repeats')))"
     )
-    assert said.strip() == "[('visual_search.tasks.sweep', 1, 'embedding', -1)]"
+    assert output.strip() == "[('visual_search.tasks.sweep', 1, 'embedding', -1)]"

@@ -1,4 +1,4 @@
-"""Several embedding clusters, as on several machines, on one queue: real PostgreSQL, real Redis, real kills."""
+"""Several embedding clusters on one queue, as on several machines: real PostgreSQL, real Redis, real kills."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ INDEXED = "SELECT COUNT(*) FROM visual_search_indexentry WHERE state = 'indexed'
 
 
 class Machines:
-    """The processes of one shop: each cluster in a group of its own, as if on a machine of its own."""
+    """The processes of one shop: each cluster in its own process group, as if on its own machine."""
 
     def __init__(self, folder: Path, environment: dict[str, str], database: psycopg.Connection[Any]) -> None:
         self.folder, self.environment, self.database = folder, environment, database
@@ -78,19 +78,19 @@ class Machines:
             time.sleep(0.05)
 
     def working_claims(self) -> int:
-        """Return how many workers hold products now; the backlog stays large, and nobody is asked to work on it."""
+        """Return how many workers hold claims now. Keeps the backlog large without requesting a drain."""
         if self.count(MARKS) < BACKLOG:
             self.count(MARK_ALL)
         return self.count(LIVE_CLAIMS)
 
     def is_draining(self, name: str) -> bool:
-        """Say whether a cluster of one worker is at work, by what it logs at a task's beginning and end."""
+        """Return whether a cluster of one worker is running a task, by what it logs at its start and end."""
         lines = self.log(name).read_text().splitlines()
         ends = sum(" Processed '" in line or " Failed '" in line for line in lines)
         return sum(" processing " in line for line in lines) > ends
 
     def sweep_until_dry(self) -> None:
-        """The sweep, which each cluster's scheduler asks for once a minute, runs at once."""
+        """Sweep until no mark is left, without waiting for the clusters' schedulers, which sweep once a minute."""
         for _ in range(60):
             self.run("manage.py", "shell", "--no-imports", "-c", "from visual_search import tasks; tasks.sweep()")
             if not self.count(MARKS):
@@ -112,7 +112,7 @@ class Machines:
 
 
 def embedding_process(cluster: subprocess.Popen[bytes]) -> int | None:
-    """Return the one process of a cluster that holds an encoder: the large one."""
+    """Return the id of a cluster's process that has loaded an encoder: the large one."""
     for entry in Path("/proc").iterdir():
         try:
             if entry.name.isdigit() and os.getpgid(int(entry.name)) == cluster.pid:
@@ -152,7 +152,7 @@ def test_clusters_on_one_queue__share_the_work_and_lose_nothing_when_killed(
 ) -> None:
     with machines(tmp_path, starter_folder, broker) as shop:
         shop.run("manage.py", "migrate", "--verbosity", "0")
-        # No sweep: whoever works has been called by the import's one request, or by a drain.
+        # No sweep: only the import's single request and running drains start workers.
         shop.count("WITH gone AS (DELETE FROM django_q_schedule RETURNING 1) SELECT COUNT(*) FROM gone")
         shop.run("-m", "tests.traffic", "import", str(tmp_path))
         assert json.loads(shop.run("manage.py", "index_status", "--json"))["waiting_tasks"] == 1
@@ -165,14 +165,14 @@ def test_clusters_on_one_queue__share_the_work_and_lose_nothing_when_killed(
         for name in [*searching, "writer"]:
             shop.wait_until(lambda name=name: "ready" in shop.log(name).read_text(), f"{name} is at work")
 
-        # django-q2's queue breaks when an idle worker is killed; one that drains holds no lock of it.
+        # django-q2's queue breaks when an idle worker is killed; a worker that drains does not hold the queue's lock.
         shop.wait_until(lambda: shop.is_draining("cluster0"), "the first cluster is at work")
         first, second, *_ = clusters.values()
         worker = embedding_process(first)
         assert worker is not None
-        os.kill(worker, signal.SIGKILL)  # a worker that runs out of memory, say: its cluster starts another one
+        os.kill(worker, signal.SIGKILL)  # such as a worker that runs out of memory: its cluster starts another one
         if workers > 2:
-            os.killpg(second.pid, signal.SIGKILL)  # a machine that is gone
+            os.killpg(second.pid, signal.SIGKILL)  # a machine that fails
         indexed = shop.count("SELECT last_seq FROM visual_search_feedstate")
         shop.wait_until(
             lambda: shop.count("SELECT last_seq FROM visual_search_feedstate") > indexed + PRODUCTS, "others go on"
@@ -182,7 +182,7 @@ def test_clusters_on_one_queue__share_the_work_and_lose_nothing_when_killed(
         assert {name: each["errors"] for name, each in done.items()} == dict.fromkeys(done, [])
         assert min(each["done"] for each in done.values()) > 20
 
-        if broker == "redis":  # Redis lost its memory, and with it every task
+        if broker == "redis":  # Redis loses its data, and so every task
             Redis.from_url(shop.environment["REDIS_URL"]).flushall()
         shop.sweep_until_dry()
         status = json.loads(shop.run("manage.py", "index_status", "--json"))

@@ -1,4 +1,4 @@
-"""A store that all processes share: one feeder at a time; whatever was paused, killed, lost or restored ends right."""
+"""Feed a shared store: one feeder at a time, and a correct result after pauses, kills, losses and restores."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DIM = 8
 
 
 class PausingStore(QdrantStore):
-    """Runs `meanwhile` once in the midst of a call: what other processes do while this one is paused."""
+    """Run `meanwhile` once during a call: what other processes do while this one is paused."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -77,12 +77,12 @@ def version(db: Any, client: QdrantClient, settings: Any) -> Iterator[IndexVersi
 
 @pytest.fixture
 def store(version: IndexVersion, client: QdrantClient) -> PausingStore:
-    """Another process's way to the same collection."""
+    """The store of another process for the same collection."""
     return PausingStore(name=f"shop_v{version.pk}", dim=DIM, fields={}, client=client)
 
 
 def write(version: IndexVersion, *keys: str, is_gone: bool = False, dim: int = DIM) -> None:
-    """Commit embeddings, or their tombstones, as a drain does."""
+    """Commit embeddings or tombstones as a drain does."""
     vectors = np.random.default_rng(len(keys)).normal(size=(len(keys), dim))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     rows = [
@@ -96,7 +96,7 @@ def write(version: IndexVersion, *keys: str, is_gone: bool = False, dim: int = D
         )
         for key, vector in zip(keys, vectors, strict=True)
     ]
-    finish._write_rows(rows, "default")
+    finish._write_embeddings(rows, "default")
 
 
 def feed_now(version: IndexVersion) -> int:
@@ -104,7 +104,7 @@ def feed_now(version: IndexVersion) -> int:
 
 
 def take_over(version: IndexVersion) -> int:
-    """What another process does when the lease of a paused one has ended."""
+    """Feed like another process after the lease of a paused one has expired."""
     FeedLease.objects.update(lease_until="2000-01-01T00:00Z")
     return feed_now(version)
 
@@ -148,15 +148,15 @@ def test_feed__while_another_process_feeds_leaves_the_store_to_it(version: Index
 
 def test_lease_of_a_killed_feeder__is_free_when_it_has_ended(version: IndexVersion) -> None:
     write(version, "1")
-    leases.row_of(version)
+    leases.get_row(version)
     FeedLease.objects.update(token=uuid.uuid4(), lease_until="2999-01-01T00:00Z")
     assert feed_now(version) == 0
     assert take_over(version) == 1
 
 
-def test_lease__is_waited_for_where_that_is_wanted(version: IndexVersion, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lease__is_waited_for_on_request(version: IndexVersion, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "LEASE_SECONDS", 1)
-    leases.row_of(version)
+    leases.get_row(version)
     assert leases._take(leases.Lease(version, uuid.uuid4(), "default"))
     write(version, "1")
     assert feed.catch_up(version, components.store_for(version), wait_seconds=0.3) == 0
@@ -171,12 +171,12 @@ def test_lease__is_renewed_with_each_page(
     ends = []
     set_position = store.set_position
 
-    def look(position: Position) -> None:
+    def record_end(position: Position) -> None:
         ends.append(FeedLease.objects.get().lease_until)
         FeedLease.objects.update(lease_until="2000-01-01T00:00Z")
         set_position(position)
 
-    monkeypatch.setattr(store, "set_position", look)
+    monkeypatch.setattr(store, "set_position", record_end)
     feed.catch_up(version, store)
     assert [end.year > 2000 for end in ends] == [True] * 4
 
@@ -188,7 +188,7 @@ def test_row_committed_while_another_process_feeds__is_fed_by_that_one(
 
     def commit() -> None:
         write(version, "2")
-        assert feed_now(version) == 0  # the lease is taken; who feeds looks again
+        assert feed_now(version) == 0  # the lease is taken; its holder checks again
 
     store.meanwhile["upsert"] = commit
     assert feed.catch_up(version, store) == 2
@@ -221,7 +221,7 @@ def test_paused_feeder__cannot_delete_a_point_that_came_back(version: IndexVersi
     assert len(table(version)) == 2
 
 
-def test_ghost_that_a_paused_feeder_brought__is_removed_by_the_sweep(
+def test_deleted_point_that_a_paused_feeder_wrote__is_removed_by_the_sweep(
     version: IndexVersion, store: PausingStore
 ) -> None:
     write(version, "1", "2")
@@ -243,15 +243,15 @@ def test_position_that_a_paused_feeder_set_back__is_fed_from_again(version: Inde
     assert (stored(version), position_of(version)) == (table(version), 4)
 
 
-def test_position_that_a_paused_feeder_set_ahead_of_one_that_began_anew__is_not_believed(
+def test_position_that_a_paused_feeder_set_ahead_of_one_that_started_over__is_not_trusted(
     version: IndexVersion, store: PausingStore
 ) -> None:
     write(version, "1", "2")
     feed.catch_up(version, store)
     store.reset()
-    leases.row_of(version)
-    FeedLease.objects.update(seq=0)  # another feeder began anew and was killed
-    store.set_position(Position(str(FeedState.objects.get().epoch), 2))  # the paused one wakes
+    leases.get_row(version)
+    FeedLease.objects.update(seq=0)  # another feeder started over and was killed
+    store.set_position(Position(str(FeedState.objects.get().epoch), 2))  # the paused one continues
     assert feed_now(version) == 2
     assert stored(version) == table(version)
 
@@ -293,8 +293,8 @@ def test_store_restored_from_an_old_snapshot__is_fed_from_there(version: IndexVe
     write(version, "3")
     write(version, "1", is_gone=True)
     feed_now(version)
-    store = components.store_for(version)  # back to where it stood after the first feed
-    store.upsert(feed.points_of(list(Embedding.objects.filter(product_key="2")), DIM))
+    store = components.store_for(version)  # restore the state after the first feed
+    store.upsert(feed.rows_to_points(list(Embedding.objects.filter(product_key="2")), DIM))
     store.delete([str(point_id(version.pk, "3", "1"))])
     store.set_position(Position(str(FeedState.objects.get().epoch), 2))
     assert feed_now(version) == 2
@@ -321,7 +321,7 @@ def test_comparison__goes_on_where_the_last_sweep_ended(version: IndexVersion, m
     feed_now(version)
     last = max(stored(version))
     row = Embedding.objects.get(pk=last)
-    Embedding.objects.filter(pk=last).update(seq=0)  # the store holds a newer one: of another history
+    Embedding.objects.filter(pk=last).update(seq=0)  # the store's point is newer: of another history
     assert [repair.repair_shared_store(version) for _ in range(4)] == [0, 0, 1, 0]
     assert stored(version) == table(version)
     assert row.seq != stored(version)[last]
@@ -358,7 +358,7 @@ def test_reset_feed__fills_every_store_again(version: IndexVersion, capsys: pyte
     write(version, "1", "2")
     feed_now(version)
     components.store_for(version).upsert(
-        feed.points_of([Embedding(id=uuid.uuid4(), vector=Embedding.objects.first().vector, seq=99)], DIM)
+        feed.rows_to_points([Embedding(id=uuid.uuid4(), vector=Embedding.objects.first().vector, seq=99)], DIM)
     )
     call_command("reset_feed")
     assert "within a minute" in capsys.readouterr().out
@@ -381,7 +381,7 @@ def test_reset_index__drops_the_collection(version: IndexVersion, client: Qdrant
     assert client.get_collections().collections == []
 
 
-# The alias for outsiders
+# The alias for external clients
 
 
 def alias_of(client: QdrantClient) -> dict[str, str]:
@@ -405,7 +405,7 @@ def test_alias__is_pointed_to_the_first_version_and_follows_the_active_one(
     assert alias_of(client) == {"shop": f"shop_v{second.pk}"}
 
 
-# Feeders as processes: killed, and stopped for longer than their lease
+# Feeders in their own processes: killed, or stopped for longer than their lease
 
 FEEDER = """
     import os, sys

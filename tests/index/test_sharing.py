@@ -1,4 +1,4 @@
-"""A large backlog calls other workers; the real queue's table says how many drains wait."""
+"""Request further drains for a large backlog; the real queue's table shows how many wait."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ def waiting_drains() -> int:
     return sum(task.func() == queue.DRAIN for task in OrmQ.objects.all())
 
 
-def test_drain_that_can_take_everything__asks_for_no_other(make_product: Callable[..., Any]) -> None:
+def test_drain_that_can_claim_everything__requests_no_other(make_product: Callable[..., Any]) -> None:
     for seed in range(4):
         make_product(seed)
     assert tasks.drain()["indexed"] == 4
     assert waiting_drains() == 0
 
 
-def test_drain_of_a_large_backlog__asks_for_one_other_however_often_it_looks(
+def test_drain_of_a_large_backlog__requests_one_other_however_often_it_checks(
     make_product: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for seed in range(12):
         make_product(seed)
-    monkeypatch.setattr(sharing, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(sharing, "CHECK_SECONDS", 0)
     assert tasks.drain()["indexed"] == 12
     assert waiting_drains() == 1
 
 
 def test_products_with_many_marks_each__are_a_backlog_too(make_product: Callable[..., Any]) -> None:
     for seed in range(12):
-        make_product(seed, images=4)  # five marks each: what a claim looks at is taken up by a few products
+        make_product(seed, images=4)  # five marks each: the marks that a claim reads belong to only a few products
     assert tasks.drain()["indexed"] == 12
     assert waiting_drains() == 1
 
@@ -53,18 +53,18 @@ def test_products_with_many_marks_each__are_a_backlog_too(make_product: Callable
 def test_request_that_a_busy_cluster_took__is_made_again(
     make_product: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sharing, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(sharing, "CHECK_SECONDS", 0)
     for seed in range(12):
         make_product(seed)
-    look = sharing.share_backlog()
-    look(finish.Result("1", IndexEntry.State.INDEXED))
+    on_result = sharing.share_backlog()
+    on_result(finish.Result("1", IndexEntry.State.INDEXED))
     assert waiting_drains() == 1
     OrmQ.objects.all().delete()
-    look(finish.Result("2", IndexEntry.State.INDEXED))
+    on_result(finish.Result("2", IndexEntry.State.INDEXED))
     assert waiting_drains() == 1
 
 
-def test_products_that_others_work_on__are_no_backlog(make_product: Callable[..., Any], index: Any) -> None:
+def test_products_that_other_workers_have_claimed__are_no_backlog(make_product: Callable[..., Any], index: Any) -> None:
     for seed in range(12):
         make_product(seed)
     index.drain()
@@ -78,7 +78,7 @@ def test_products_that_others_work_on__are_no_backlog(make_product: Callable[...
     assert not sharing.has_backlog()
 
 
-def test_drain_that_fails_at_once__calls_no_others(make_product: Callable[..., Any], settings: Any) -> None:
+def test_drain_that_fails_at_once__requests_no_others(make_product: Callable[..., Any], settings: Any) -> None:
     for seed in range(12):
         make_product(seed)
     settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"CHECKPOINT": "/nowhere"}
@@ -87,7 +87,7 @@ def test_drain_that_fails_at_once__calls_no_others(make_product: Callable[..., A
     assert waiting_drains() == 0
 
 
-def test_unreachable_broker__leaves_the_drain_alone(
+def test_unreachable_broker__does_not_stop_the_drain(
     make_product: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from django_q.conf import Conf
@@ -95,5 +95,5 @@ def test_unreachable_broker__leaves_the_drain_alone(
     for seed in range(12):
         make_product(seed)
     monkeypatch.setattr(Conf, "ORM", None)
-    monkeypatch.setattr(Conf, "REDIS", "redis://127.0.0.1:1/0")  # nobody listens there
+    monkeypatch.setattr(Conf, "REDIS", "redis://127.0.0.1:1/0")  # no server listens there
     assert tasks.drain()["indexed"] == 12

@@ -1,4 +1,4 @@
-"""Another checkpoint without downtime: build beside, switch, roll back, prune; and what a process answers meanwhile."""
+"""Change the checkpoint without downtime: build, switch, roll back, prune; and what a process answers meanwhile."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ State = IndexVersion.State
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A checkpoint of another dimension."""
+    """A checkpoint with another dimension."""
     return str(tiny_clip(tmp_path_factory.mktemp("clip")))
 
 
@@ -52,7 +52,7 @@ def names(**query: Any) -> list[str]:
 
 def test_build__embeds_everything_and_changes_no_search(shop: Any, other: str) -> None:
     version = built(other)
-    assert (version.state, version.dim, building.pending(version)) == (State.BUILDING, 8, 0)
+    assert (version.state, version.dim, building.count_pending(version)) == (State.BUILDING, 8, 0)
     assert Embedding.objects.filter(version=version, vector__isnull=False).count() == 4
     assert versions.get_active().dim == 1024
     assert names()[0] == "Product 1"
@@ -72,7 +72,7 @@ def test_switch_and_roll_back__answer_with_the_version_that_is_active(shop: Any,
     serving.reset()
     assert names()[0] == "Product 1"
     assert verify(is_deep=True).differences == []
-    assert building.roll_back().pk == second.pk  # and forth again
+    assert building.roll_back().pk == second.pk  # and back again
 
 
 def test_changes_while_a_version_is_built__are_caught_up_before_the_switch(
@@ -83,9 +83,9 @@ def test_changes_while_a_version_is_built__are_caught_up_before_the_switch(
     shop[0].save()
     shop[1].delete()
     make_product(4)
-    assert building.pending(version) == 0  # a change counts from the drain on
+    assert building.count_pending(version) == 0  # a change makes its product pending when it is drained
     index.drain()
-    assert building.pending(version) == 3
+    assert building.count_pending(version) == 3
     report = building.build(version)
     assert (report.indexed, report.removed, report.embedded) == (2, 1, 1)  # a price embeds nothing
     building.switch(version)
@@ -95,7 +95,7 @@ def test_changes_while_a_version_is_built__are_caught_up_before_the_switch(
     assert verify().differences == []
 
 
-def test_changes_that_no_drain_has_seen__are_the_drains_of_the_new_version(shop: Any, index: Any, other: str) -> None:
+def test_changes_that_no_drain_has_seen__are_drained_for_the_new_version(shop: Any, index: Any, other: str) -> None:
     version = built(other)
     shop[0].price = "77.00"
     shop[0].save()
@@ -115,7 +115,7 @@ def test_entries_that_fell_behind_during_the_switch__become_marks(
         report = build(*args, **options)
         shop[0].price = "77.00"
         shop[0].save()
-        index.drain()  # finishes for the old version after the last look at what is pending
+        index.drain()  # finishes for the old version after the last check for pending products
         return report
 
     monkeypatch.setattr(building, "build", build_then_drain)
@@ -144,7 +144,7 @@ def test_drain_that_finishes_after_a_switch__writes_nothing_and_keeps_its_marks(
     assert IndexMark.objects.filter(key=str(shop[0].pk)).exists()
     index.drain()
     assert verify().differences == []
-    assert building.pending(old) == 1
+    assert building.count_pending(old) == 1
 
 
 def test_builds_claim__ends_when_a_drain_finishes_the_same_product(shop: Any, index: Any, other: str) -> None:
@@ -158,7 +158,7 @@ def test_builds_claim__ends_when_a_drain_finishes_the_same_product(shop: Any, in
     encoder = encoder_for(version)
     finished = list(drain.index_claim(claim, encoder, report=finish.DrainReport(), database="default"))
     assert {result.key for result in finished} == {str(product.pk) for product in shop[1:]}
-    assert building.pending(version) == 1
+    assert building.count_pending(version) == 1
     building.build(version)
     row = Embedding.objects.filter(version=version, product_key=str(shop[0].pk)).first()
     assert row is not None
@@ -194,7 +194,7 @@ def test_failed_products_of_a_build__are_tried_again_once_it_is_active(shop: Any
     assert verify().differences == []
 
 
-def test_settings_that_name_a_version_that_is_there__are_no_trouble(shop: Any, settings: Any, other: str) -> None:
+def test_settings_that_name_an_existing_version__are_accepted(shop: Any, settings: Any, other: str) -> None:
     second = built(other)
     building.switch(second)
     assert versions.get_active().pk == second.pk  # the setting still names the first
@@ -206,7 +206,7 @@ def test_settings_that_name_a_version_that_is_there__are_no_trouble(shop: Any, s
     assert versions.get_active().pk != second.pk
 
 
-def test_settings_that_name_what_was_never_built__are_refused_with_the_commands(shop: Any, settings: Any) -> None:
+def test_settings_that_name_a_version_never_built__are_rejected_with_the_commands(shop: Any, settings: Any) -> None:
     settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"CHECKPOINT": "another/checkpoint"}
     with pytest.raises(IndexOutdated, match=r"build_version.*switch_version"):
         names()
@@ -229,11 +229,11 @@ def test_switch_to_what_is_active__is_refused(shop: Any, other: str) -> None:
         building.switch(versions.get_active())
 
 
-def test_second_of_two_switches__is_told_so(shop: Any, other: str) -> None:
+def test_second_of_two_switches__raises(shop: Any, other: str) -> None:
     version = built(other)
     building.switch(IndexVersion.objects.get(pk=version.pk))
     with pytest.raises(ConfigurationError, match="meanwhile"):
-        building.switch(version)  # as it was read before
+        building.switch(version)  # read before the first switch
     assert versions.get_active().pk == version.pk
 
 
@@ -256,11 +256,11 @@ def test_prune__keeps_the_active_one_the_way_back_and_what_the_settings_name(
 
 
 def test_prepared_version__is_built_and_switched_to_as_another_one(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.conftest import lacks
+    from tests.conftest import skip_or_fail
     from visual_search.vision.background import find_u2net
 
     if find_u2net() is None:
-        lacks("u2net", "u2net.onnx is not on this machine; `manage.py fetch_background_model` fetches it")
+        skip_or_fail("u2net", "u2net.onnx is not on this machine; `manage.py fetch_background_model` fetches it")
     checkpoint = versions.get_active().checkpoint
     version = built(checkpoint, preparation="cutout")
     assert version.preparation == "cutout/1/u2net"
@@ -268,7 +268,7 @@ def test_prepared_version__is_built_and_switched_to_as_another_one(shop: Any, mo
     assert verify(is_deep=True).differences == []
 
 
-def test_process__goes_on_with_the_old_version_until_the_new_one_is_warm(
+def test_process__keeps_the_old_version_until_the_new_one_is_warm(
     shop: Any, other: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert names()[0] == "Product 1"
@@ -307,10 +307,10 @@ def test_commands__build_list_switch_roll_back_and_prune(
     shop: Any, settings: Any, other: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run("build_version", "--checkpoint", other)
-    said = capsys.readouterr().out
-    assert "4 images embedded" in said
+    output = capsys.readouterr().out
+    assert "4 images embedded" in output
     number = IndexVersion.objects.get(checkpoint=other).pk
-    assert f"switch_version {number}" in said
+    assert f"switch_version {number}" in output
     run("list_versions")
     listed = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in listed] == ["active", "building"]
@@ -348,7 +348,7 @@ def test_build_without_an_index__says_what_comes_first(db: Any, index: Any) -> N
         run("build_version")
 
 
-# On a store that all processes share
+# On a shared store
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 
-from tests.conftest import lacks
+from tests.conftest import skip_or_fail
 
 DATA = Path(os.environ.get("DATA") or "data/grocery")
 WANTED_HIT_RATE = 0.78  # a target; measured: docs/quality.md
@@ -20,7 +20,7 @@ WANTED_HIT_RATE = 0.78  # a target; measured: docs/quality.md
 def test_hit_rate_at_10__on_grocery_photos(index: Any, tmp_path: Path, capsys: Any) -> None:
     """Source of the photos: Grocery Store Dataset, Klasson, Zhang and Kjellström, WACV 2019, arXiv:1901.00711."""
     if not (DATA / "photos.csv").exists():
-        lacks("grocery", f"the grocery photos are not in {str(DATA)!r}; name their folder with DATA=")
+        skip_or_fail("grocery", f"the grocery photos are not in {str(DATA)!r}; name their folder with DATA=")
     call_command("load_catalog", str(DATA / "products.csv"))
     index.drain()
     call_command("evaluate_search", str(DATA / "photos.csv"), split="val", json=tmp_path / "run.json")

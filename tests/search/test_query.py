@@ -16,7 +16,7 @@ from visual_search import components
 from visual_search.catalog import get_catalog
 from visual_search.exceptions import BadRequest, InvalidFilter, InvalidQuery
 from visual_search.filters import parse_filters
-from visual_search.index.feed import first_state
+from visual_search.index.feed import read_feed_state
 from visual_search.index.versions import get_active
 from visual_search.models import Embedding, FeedState, point_id
 from visual_search.search import SearchQuery, read_photo, search
@@ -35,7 +35,7 @@ def shop(make_product: Any, index: Any) -> list[Product]:
     """Twelve products; six of them have the same picture, so their scores are equal."""
     products = [make_product(seed, images=seed % 2 + 1, category=["shoes", "hats"][seed % 2]) for seed in range(6)]
     index.drain()
-    version, state = get_active(), first_state()
+    version, state = get_active(), read_feed_state()
     picture = Embedding.objects.get(product_key=str(products[0].pk))
     seq = state.last_seq
     for twin in range(6):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import ROOT
-from tests.conftest import lacks
+from tests.conftest import skip_or_fail
 
 CATALOG = Path("locale/de/LC_MESSAGES")
 
@@ -28,7 +28,7 @@ def run(*command: str, folder: Path) -> str:
 def app(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A copy of the app with freshly collected messages."""
     if not shutil.which("xgettext"):
-        lacks("gettext", "xgettext is not installed (Debian: gettext)")
+        skip_or_fail("gettext", "xgettext is not installed (Debian: gettext)")
     copy = tmp_path / request.param
     shutil.copytree(ROOT / request.param, copy, ignore=shutil.ignore_patterns("__pycache__"))
     run(sys.executable, "-P", "-m", "django", "makemessages", "--locale", "de", "--no-obsolete", folder=copy)

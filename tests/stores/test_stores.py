@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from tests import ROOT
-from tests.conftest import lacks
+from tests.conftest import skip_or_fail
 from tests.qdrant_server import FakeQdrant
 from tests.reference_store import ReferenceStore, is_match, values_of
 from visual_search.exceptions import ConfigurationError, DimensionMismatch, InvalidVector, StoreUnavailable
@@ -673,7 +673,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", disk], capture_output=True, check=False)
     if done.returncode:
-        lacks("mount", "this user may not mount a small file system")
+        skip_or_fail("mount", "this user may not mount a small file system")
     yield disk
     subprocess.run(["umount", "--lazy", disk], check=True)
 

@@ -11,7 +11,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from PIL import Image, ImageDraw
 
-from tests.conftest import lacks
+from tests.conftest import skip_or_fail
 from tests.drawings import photo_bytes
 from visual_search import components
 from visual_search.exceptions import ConfigurationError, IndexOutdated
@@ -113,7 +113,7 @@ def test_embeddings_of_one_photo__are_averaged_with_unit_length(starter: Any) ->
 @pytest.fixture(scope="session")
 def remover() -> BackgroundRemover:
     if find_u2net() is None:
-        lacks("u2net", "u2net.onnx is not on this machine; `manage.py fetch_background_model` fetches it")
+        skip_or_fail("u2net", "u2net.onnx is not on this machine; `manage.py fetch_background_model` fetches it")
     made = BackgroundRemover("u2net")
     made.warm_up()
     return made

@@ -1,4 +1,4 @@
-"""System checks: each wrong setting is named, with what to do."""
+"""System checks: report each wrong setting with a hint on how to fix it."""
 
 from __future__ import annotations
 

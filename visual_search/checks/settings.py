@@ -1,4 +1,4 @@
-"""System checks: a wrong setting is named before it can break a save or a search."""
+"""System checks of VISUAL_SEARCH and the catalogue: report errors before they can break a save or a search."""
 
 from __future__ import annotations
 
@@ -72,12 +72,18 @@ POSITIVE = (
 
 
 def check_settings(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
-    """VISUAL_SEARCH: its keys, its numbers, its store."""
+    """Check the keys, values and requirements of VISUAL_SEARCH."""
     written = getattr(django_settings, conf.SETTING, None)
     if not isinstance(written, dict):
         hint = 'VISUAL_SEARCH = {"CATALOG": "shop.catalog.ProductCatalog"}'
         return [Error("The VISUAL_SEARCH setting is missing or not a dict.", hint=hint, id="visual_search.E001")]
-    return [*_unknown_keys(written), *_wrong_numbers(), *_wrong_preparation(), *_wrong_store(), *_missing_parts()]
+    return [
+        *_unknown_keys(written),
+        *_wrong_numbers(),
+        *_wrong_preparation(),
+        *_wrong_store(),
+        *_missing_requirements(),
+    ]
 
 
 def _unknown_keys(written: dict[str, Any]) -> Iterator[CheckMessage]:
@@ -94,15 +100,15 @@ def _wrong_numbers() -> Iterator[CheckMessage]:
         value, default = getattr(settings, key), getattr(defaults, key)
         kind: Any = int if isinstance(default, int) and not key.endswith(("SECONDS", "DAYS")) else (int, float)
         if isinstance(value, bool) or not isinstance(value, kind) or value <= 0:
-            wanted = "a whole number above 0" if kind is int else "a number above 0"
-            message = f'VISUAL_SEARCH["{key}"] is {value!r}; {wanted} was wanted.'
+            expected = "a whole number above 0" if kind is int else "a number above 0"
+            message = f'VISUAL_SEARCH["{key}"] is {value!r}; expected {expected}.'
             yield Error(message, hint=f"The default is {default!r}.", id="visual_search.E003")
     threshold = settings.SCORE_THRESHOLD
     if threshold is not None and not (isinstance(threshold, int | float) and -1 <= threshold <= 1):
-        message = f'VISUAL_SEARCH["SCORE_THRESHOLD"] is {threshold!r}; a cosine from -1 to 1 or None was wanted.'
+        message = f'VISUAL_SEARCH["SCORE_THRESHOLD"] is {threshold!r}; expected a cosine from -1 to 1, or None.'
         yield Error(message, id="visual_search.E003")
     if not isinstance(settings.CHECKPOINT, str):
-        message = f'VISUAL_SEARCH["CHECKPOINT"] is {settings.CHECKPOINT!r}; a hub name or a folder was wanted.'
+        message = f'VISUAL_SEARCH["CHECKPOINT"] is {settings.CHECKPOINT!r}; expected a hub name or a folder.'
         yield Error(message, id="visual_search.E003")
 
 
@@ -111,7 +117,7 @@ def _wrong_preparation() -> Iterator[CheckMessage]:
     wanted = {key: getattr(settings, key) for key in ("QUERY_PREPARATION", "GALLERY_PREPARATION")}
     for key, value in wanted.items():
         if value not in STRATEGIES:
-            hint = f"There are: {', '.join(map(repr, STRATEGIES))}."
+            hint = f"Use one of: {', '.join(map(repr, STRATEGIES))}."
             yield Error(f'VISUAL_SEARCH["{key}"] is {value!r}.', hint=hint, id="visual_search.E008")
     if not set(wanted.values()) & (set(STRATEGIES) - {"none"}):
         return
@@ -121,7 +127,7 @@ def _wrong_preparation() -> Iterator[CheckMessage]:
             hint = 'pip install "django-visual-search[background]"'
             yield Warning(message, hint=hint, id="visual_search.W009")
     if settings.BACKGROUND_MODEL == "u2net" and find_u2net() is None:
-        hint = "`manage.py fetch_background_model` fetches it; rembg would, at the first photo."
+        hint = "`manage.py fetch_background_model` downloads it; otherwise rembg does so at the first photo."
         yield Warning("The background model u2net is not on this machine.", hint=hint, id="visual_search.W009")
 
 
@@ -129,7 +135,7 @@ def _wrong_store() -> Iterator[CheckMessage]:
     store = conf.get_settings().STORE
     hint = '{"BACKEND": "visual_search.stores.edge.EdgeStore", "OPTIONS": {}}'
     if not isinstance(store, dict) or "BACKEND" not in store or set(store) - {"BACKEND", "OPTIONS"}:
-        yield Error(f'VISUAL_SEARCH["STORE"] is {store!r}.', hint=f"It looks like {hint}.", id="visual_search.E004")
+        yield Error(f'VISUAL_SEARCH["STORE"] is {store!r}.', hint=f"Example: {hint}", id="visual_search.E004")
         return
     try:  # making a store opens nothing
         import_string(store["BACKEND"])(name="check", dim=1, fields={}, **store.get("OPTIONS", {}))
@@ -137,23 +143,23 @@ def _wrong_store() -> Iterator[CheckMessage]:
         yield Error(f'VISUAL_SEARCH["STORE"] can\'t be used: {error}', hint=hint, id="visual_search.E004")
 
 
-def _missing_parts() -> Iterator[CheckMessage]:
-    """Warnings: a machine that neither indexes nor searches needs none of these."""
+def _missing_requirements() -> Iterator[CheckMessage]:
+    """Report missing requirements as warnings: a machine that neither indexes nor searches needs none of them."""
     if not apps.is_installed("rest_framework"):
         hint = 'Add "rest_framework" to INSTALLED_APPS.'
-        yield Warning("The API's pages need Django REST framework.", hint=hint, id="visual_search.W005")
+        yield Warning("The API needs Django REST framework.", hint=hint, id="visual_search.W005")
     for package in ("torch", "transformers", "numpy", "PIL"):
         if importlib.util.find_spec(package) is None:
             hint = 'pip install "django-visual-search[encoder]"'
             yield Warning(f"The encoder needs {package}, which is not installed.", hint=hint, id="visual_search.W006")
     checkpoint = str(conf.get_settings().CHECKPOINT)
     if checkpoint.startswith(("/", ".", "~")) and not os.path.isdir(checkpoint):
-        hint = "Name a hub checkpoint or a folder; `manage.py build_starter_checkpoint FOLDER` makes one without a hub."
+        hint = "Use a hub name or a folder; `manage.py build_starter_checkpoint FOLDER` makes one without the hub."
         yield Warning(f"There is no checkpoint in {checkpoint!r}.", hint=hint, id="visual_search.W007")
 
 
 def check_catalog(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
-    """The catalogue: importable, its model, images, filters and database."""
+    """Check the catalogue: its import, model, images, filters, querysets and database."""
     try:
         catalog = get_catalog()
     except ConfigurationError as error:
@@ -171,38 +177,40 @@ def _wrong_model(catalog: Catalog) -> Iterator[CheckMessage]:
     name = type(catalog).__name__
     model = getattr(catalog, "model", None)
     if not (isinstance(model, type) and issubclass(model, models.Model)):
-        yield Error(f"{name}.model is {model!r}; a model class was wanted.", id="visual_search.E011")
+        yield Error(f"{name}.model is {model!r}; expected a model class.", id="visual_search.E011")
         return
     if model._meta.pk.__class__.__name__ == "CompositePrimaryKey":
         yield Error(
-            f"{name}.model has a composite primary key.", hint="Index a model with one key.", id="visual_search.E012"
+            f"{name}.model has a composite primary key.",
+            hint="Index a model with a single-field key.",
+            id="visual_search.E012",
         )
     if not getattr(catalog, "images", ""):
-        yield Error(f"{name}.images is missing.", hint='images = "image"', id="visual_search.E013")
+        yield Error(f"{name}.images is missing.", hint='Example: images = "image"', id="visual_search.E013")
         return
     try:
         catalog.image_field()
         relations.relations()
-    except Exception as error:  # whatever is wrong with the catalogue, it is said here
-        told = str(error) if isinstance(error, ConfigurationError) else f"{name}.images = {catalog.images!r}: {error}"
-        yield Error(told, id="visual_search.E013")
+    except Exception as error:  # report any error of the catalogue here
+        text = str(error) if isinstance(error, ConfigurationError) else f"{name}.images = {catalog.images!r}: {error}"
+        yield Error(text, id="visual_search.E013")
 
 
 def _wrong_filters(catalog: Catalog) -> Iterator[CheckMessage]:
     for name, field in catalog.filters.items():
         if not isinstance(field, Field):
             yield Error(
-                f"The filter {name!r} is {field!r}.",
-                hint='"category": Keyword("category.slug")',
+                f"The filter {name!r} is {field!r}; expected a Keyword, Number or Boolean.",
+                hint='Example: "category": Keyword("category.slug")',
                 id="visual_search.E014",
             )
         if name in RESERVED_FILTERS or name.startswith(("min_", "max_", "_")) or not name.isidentifier():
             hint = f"Reserved: {', '.join(RESERVED_FILTERS)}, min_…, max_… and names with a leading underscore."
-            yield Error(f"A filter can't be called {name!r}.", hint=hint, id="visual_search.E015")
+            yield Error(f"A filter can't be named {name!r}.", hint=hint, id="visual_search.E015")
 
 
 def _unknown_paths(catalog: Catalog) -> Iterator[CheckMessage]:
-    """Filters, `related` and `text` must lead somewhere; a typo would fail every product."""
+    """Check that the paths in filters, `related` and `text` exist; a typo would fail every product."""
     model = getattr(catalog, "model", None)
     if not isinstance(model, type):
         return
@@ -218,25 +226,25 @@ def _unknown_paths(catalog: Catalog) -> Iterator[CheckMessage]:
                 break
             relation = find_relation(at, step)
             if relation is None or not isinstance(relation.related_model, type):
-                break  # a field, a property or a method: what follows is the shop's own
+                break  # a field, a property or a method: what follows can't be checked
             at = relation.related_model
 
 
 def _wrong_querysets(catalog: Catalog) -> Iterator[CheckMessage]:
-    """queryset() and visible_to() are lazy: making them asks no database."""
+    """Check queryset() and visible_to(). Both return lazy querysets, so this runs no query."""
     name, model = type(catalog).__name__, getattr(catalog, "model", None)
     if not isinstance(model, type):
         return
     try:
         found: Any = catalog.queryset()
         sources = {"queryset()": found, "visible_to()": catalog.visible_to(found, None)}
-    except Exception as error:  # the shop's own code
+    except Exception as error:  # the shop's code
         yield Error(f"{name}.queryset() or visible_to(…, None) raises {error!r}.", id="visual_search.E018")
         return
     for what, rows in sources.items():
         if not isinstance(rows, models.QuerySet) or not issubclass(rows.model, model) or rows.query.is_sliced:
-            wanted = f"an unsliced queryset of {model.__name__} was wanted"
-            yield Error(f"{name}.{what} returns {type(rows).__name__}; {wanted}.", id="visual_search.E018")
+            expected = f"expected an unsliced queryset of {model.__name__}"
+            yield Error(f"{name}.{what} returns {type(rows).__name__}; {expected}.", id="visual_search.E018")
 
 
 def _other_database(catalog: Catalog) -> Iterator[CheckMessage]:
@@ -244,10 +252,11 @@ def _other_database(catalog: Catalog) -> Iterator[CheckMessage]:
 
     if not isinstance(getattr(catalog, "model", None), type):
         return
-    ours, theirs = router.db_for_write(IndexMark), catalog.database
-    if ours != theirs:
+    index_database, product_database = router.db_for_write(IndexMark), catalog.database
+    if index_database != product_database:
         yield Error(
-            f"Products are written to {theirs!r}, the index to {ours!r}: a mark must commit with its product.",
-            hint=f"Let your database router send the app visual_search to {theirs!r}.",
+            f"Products are written to {product_database!r}, the index to {index_database!r}: a mark must commit with "
+            "its product.",
+            hint=f"Have your database router send the app visual_search to {product_database!r}.",
             id="visual_search.E016",
         )

@@ -1,4 +1,4 @@
-"""From a change in the shop to points in a store: marks, drain, feed, versions, verification."""
+"""Index the shop's products: marks, drain, feed, index versions, verification."""
 
 from visual_search.index.marks import mark_dirty
 from visual_search.index.status import IndexStatus, read_status

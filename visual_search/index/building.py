@@ -1,8 +1,8 @@
-"""Index versions without downtime: build one beside the active one, switch to it, roll back, prune.
+"""Change index versions without downtime: build one beside the active one, switch to it, roll back, prune.
 
-While a version is not active, each drain says which of its products fell behind (claims.finish sets their entries to
-pending). `build` works those off; `switch` does so once more and then moves the active row, under the lock that
-finishing drains take too, so that no change falls between the two.
+While a version is inactive, each drain sets the entries of the products it finishes to pending in that version
+(finish.finish). `build` indexes the pending products. `switch` does so once more and then changes the active version
+under the lock that finishing drains also take, so no change is lost in between.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from visual_search.exceptions import ConfigurationError, IndexEmpty, Unavailable
 from visual_search.index import claims, drain, feed
 from visual_search.index.finish import DrainReport, Result
 from visual_search.index.marks import mark_keys
-from visual_search.index.relations import in_slices
+from visual_search.index.relations import iter_key_slices
 from visual_search.index.versions import find_active
-from visual_search.models import Embedding, FeedState, IndexEntry, IndexVersion, first_row, index_fingerprint
+from visual_search.models import Embedding, FeedState, IndexEntry, IndexVersion, get_singleton, index_fingerprint
 from visual_search.stores.base import as_shared
 from visual_search.vision.preparation import identity
 
@@ -34,18 +34,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-POLL_SECONDS = 1  # between looks at products that another process has claimed
-WAIT_SECONDS = 60  # for another process that feeds the same store
+POLL_SECONDS = 1  # between checks for products that another process has claimed
+WAIT_SECONDS = 60  # for another process that is feeding the same store
 ROWS_PER_DELETE = 1000
 State = IndexVersion.State
 Progress = Callable[[Result], object]
 
 
 def start_build(*, checkpoint: str | None = None, preparation: str | None = None) -> IndexVersion:
-    """Return the version to build, new or begun before, with an entry for each product.
+    """Return the version to build, new or already started, with an entry for each product.
 
-    checkpoint: hub name or folder; the setting's if None. preparation: a strategy for product images; the setting's
-    if None. Raises IndexEmpty before the first version, ConfigurationError if it is the active one already.
+    checkpoint: hub name or folder. preparation: strategy for product images. Each defaults to its setting.
+    Raises IndexEmpty if there is no version yet, ConfigurationError if the active version is made in the same way.
     """
     database = get_catalog().database
     active = find_active()
@@ -57,24 +57,24 @@ def start_build(*, checkpoint: str | None = None, preparation: str | None = None
     prepared = gallery_preparation() if preparation is None else identity(preparation, settings.BACKGROUND_MODEL)
     fingerprint = index_fingerprint(encoder.fingerprint, prepared)
     if fingerprint == active.fingerprint:
-        raise ConfigurationError(f"Version {active.pk}, which is active, is made with {name!r} in just this way.")
+        raise ConfigurationError(f"The active version {active.pk} already uses {name!r} with the same preparation.")
     with transaction.atomic(using=database):
-        first_row(FeedState, database)
-        FeedState.objects.using(database).select_for_update().get(pk=1)  # two builds at once make one version
-        known = IndexVersion.objects.using(database).filter(checkpoint=name, fingerprint=fingerprint).first()
-        version = known or IndexVersion.objects.using(database).create(
+        get_singleton(FeedState, database)
+        FeedState.objects.using(database).select_for_update().get(pk=1)  # two concurrent builds share one version
+        existing = IndexVersion.objects.using(database).filter(checkpoint=name, fingerprint=fingerprint).first()
+        version = existing or IndexVersion.objects.using(database).create(
             checkpoint=name, fingerprint=fingerprint, dim=encoder.dim, state=State.BUILDING
         )
-    for keys in in_slices(get_catalog().queryset().using(database)):
+    for keys in iter_key_slices(get_catalog().queryset().using(database)):
         missing = [IndexEntry(version=version, key=key) for key in keys]
         IndexEntry.objects.using(database).bulk_create(missing, ignore_conflicts=True)
     return version
 
 
 def build(version: IndexVersion, *, progress: Progress | None = None) -> DrainReport:
-    """Embed what the version lacks, in this process, until nothing is pending. May be killed and called again.
+    """Index the version's pending products in this process until none is left. A killed build can be resumed.
 
-    Several processes may build one version; what another one has claimed is waited for.
+    Several processes may build the same version; each waits for the products that another one has claimed.
     """
     database = get_catalog().database
     encoder = encoder_for(version)
@@ -86,23 +86,23 @@ def build(version: IndexVersion, *, progress: Progress | None = None) -> DrainRe
                 report.add(result)
                 if progress is not None:
                     progress(result)
-        elif pending(version):
+        elif count_pending(version):
             time.sleep(POLL_SECONDS)
         else:
             return report
 
 
-def pending(version: IndexVersion) -> int:
-    """Return how many products the version has still to catch up with."""
+def count_pending(version: IndexVersion) -> int:
+    """Return how many products are pending in the version."""
     entries = IndexEntry.objects.using(get_catalog().database)
     return entries.filter(version=version, state=IndexEntry.State.PENDING).count()
 
 
 def switch(version: IndexVersion, *, progress: Progress | None = None) -> IndexVersion:
-    """Catch the version up, make it the active one, and return the one that was.
+    """Bring the version up to date, activate it, and return the previously active one.
 
-    Searching processes take it over one by one, each when its encoder is loaded and its store filled.
-    Raises ConfigurationError if it is active already or gone, StoreUnavailable if a shared store can't be fed.
+    Each searching process moves to it once its encoder is loaded and its store is filled.
+    Raises ConfigurationError if it is already active or was deleted, StoreUnavailable if a shared store can't be fed.
     """
     database = get_catalog().database
     if version.state == State.ACTIVE:
@@ -111,44 +111,44 @@ def switch(version: IndexVersion, *, progress: Progress | None = None) -> IndexV
     if shared := as_shared(store_for(version)):
         feed.catch_up(version, shared, wait_seconds=WAIT_SECONDS)
     with transaction.atomic(using=database):
-        first_row(FeedState, database)
+        get_singleton(FeedState, database)
         FeedState.objects.using(database).select_for_update().get(pk=1)
         rows = {row.pk: row for row in IndexVersion.objects.using(database).select_for_update().order_by("pk")}
         active = next((row for row in rows.values() if row.state == State.ACTIVE), None)
         if active is None or version.pk not in rows or active.pk == version.pk:
-            raise ConfigurationError(f"Somebody else has switched meanwhile: version {active and active.pk} is active.")
+            raise ConfigurationError(f"Another switch happened meanwhile: version {active and active.pk} is active.")
         _set_state(active, State.RETIRED)
         _set_state(version, State.ACTIVE, activated_at=Now())
-        # What fell behind since the build is the drain's from now on.
-        late = IndexEntry.objects.using(database).filter(version=version, state=IndexEntry.State.PENDING)
-        mark_keys(list(late.values_list("key", flat=True)))
+        # Drains now index the products that changed since the build.
+        pending = IndexEntry.objects.using(database).filter(version=version, state=IndexEntry.State.PENDING)
+        mark_keys(list(pending.values_list("key", flat=True)))
     if shared:
         feed.point_alias(version, shared)
-    logger.info("Index version %s (%s) is active; it was %s.", version.pk, version.checkpoint, active.pk)
+    logger.info("Index version %s (%s) is now active; it replaces %s.", version.pk, version.checkpoint, active.pk)
     return active
 
 
 def roll_back(*, progress: Progress | None = None) -> IndexVersion:
-    """Switch to the version that was active before, and return it. Raises ConfigurationError if there is none."""
+    """Switch to the previously active version and return it. Raises ConfigurationError if there is none."""
     retired = IndexVersion.objects.using(get_catalog().database).filter(state=State.RETIRED)
     version = retired.order_by(F("activated_at").desc(nulls_last=True), "-pk").first()
     if version is None:
-        raise ConfigurationError("There is no version to go back to: `manage.py list_versions` shows all.")
+        raise ConfigurationError("There is no version to roll back to. `manage.py list_versions` lists all versions.")
     switch(version, progress=progress)
     return version
 
 
 def prune(*, keep: int = 1, with_builds: bool = False) -> list[IndexVersion]:
-    """Delete all but the `keep` versions that were active last, and return those deleted.
+    """Delete retired versions, except for the `keep` most recently active ones, and return those deleted.
 
-    with_builds: unfinished builds too. Never the active one, nor one that the settings name.
+    with_builds: also delete unfinished builds. The active version and those that the settings name always stay.
     """
     database = get_catalog().database
     versions = IndexVersion.objects.using(database)
     retired = versions.filter(state=State.RETIRED).order_by(F("activated_at").desc(nulls_last=True), "-pk")
-    doomed = [*retired[keep:], *(versions.filter(state=State.BUILDING) if with_builds else [])]
+    candidates = [*retired[keep:], *(versions.filter(state=State.BUILDING) if with_builds else [])]
     wanted = get_settings().CHECKPOINT, gallery_preparation()
-    deleted = [version for version in doomed if (version.checkpoint, version.preparation) != wanted]
+    deleted = [version for version in candidates if (version.checkpoint, version.preparation) != wanted]
     for version in deleted:
         _delete(version, database)
     return deleted
@@ -163,14 +163,14 @@ def _delete(version: IndexVersion, database: str) -> None:
     for model in (Embedding, IndexEntry):
         _delete_in_slices(model.objects.using(database).filter(version=version))
     with transaction.atomic(using=database):
-        first_row(FeedState, database)
-        # A drain that finishes just now makes entries of it pending: it sees that the version is gone, or we see them.
+        get_singleton(FeedState, database)
+        # A drain that finishes now may add pending entries: it sees the deletion, or this DELETE removes them.
         FeedState.objects.using(database).select_for_update().get(pk=1)
         IndexVersion.objects.using(database).filter(pk=version.pk).delete()
 
 
 def _delete_in_slices(rows: QuerySet[Any]) -> None:
-    """Delete rows; one DELETE of a million would hold a lock for minutes."""
+    """Delete the rows in slices: a single DELETE of a million rows would hold a lock for minutes."""
     while keys := list(rows.values_list("pk", flat=True)[:ROWS_PER_DELETE]):
         rows.filter(pk__in=keys).delete()
 

@@ -1,7 +1,7 @@
-"""The drain: dirty products in, embeddings out.
+"""The drain: index dirty products.
 
 claim → read through the catalogue → plan what changed → decode in threads while the encoder embeds the
-batch before → finish. A product that can't be indexed says why in its entry; the others go on.
+previous batch → finish. If a product can't be indexed, its entry holds the reason; the others continue.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from django.db import OperationalError
 
 from visual_search.catalog import get_catalog
-from visual_search.components import encoder_for, keep_only
+from visual_search.components import encoder_for, release_other_versions
 from visual_search.conf import get_settings
 from visual_search.exceptions import (
     ConfigurationError,
@@ -29,7 +29,7 @@ from visual_search.index.claims import Claim
 from visual_search.index.embedding import embed_plans
 from visual_search.index.expansion import expand_related_marks
 from visual_search.index.finish import DrainReport, Result, finish
-from visual_search.index.plans import conclude, make_plans
+from visual_search.index.plans import final_result, make_plans
 from visual_search.models import IndexMark
 
 if TYPE_CHECKING:
@@ -37,15 +37,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-EXPAND_SECONDS = 1.0  # of each turn: products that were saved by themselves must not wait for a category's
-CLAIM_BATCHES = 2  # batches' worth of products in one claim: while one is embedded the next is decoded
+EXPAND_SECONDS = 1.0  # of each turn: directly saved products must not wait for a whole category
+CLAIM_BATCHES = 2  # a claim holds this many batches of products: while one is embedded, the next is decoded
 
 
 def drain(*, seconds: float | None = None, progress: Callable[[Result], object] | None = None) -> DrainReport:
-    """Index dirty products until none is left or the time is over.
+    """Index dirty products until none is left or the time is up.
 
-    seconds: DRAIN_SECONDS if None. progress: called with each product's result after its commit.
-    Raises CheckpointMissing, IndexOutdated or another ConfigurationError before anything is lost.
+    seconds: defaults to DRAIN_SECONDS. progress: called with each product's result after its commit.
+    Raises CheckpointMissing, IndexOutdated or another ConfigurationError; marks of unfinished products stay.
     """
     database = get_catalog().database
     deadline = time.monotonic() + (get_settings().DRAIN_SECONDS if seconds is None else seconds)
@@ -54,8 +54,8 @@ def drain(*, seconds: float | None = None, progress: Callable[[Result], object] 
     if not IndexMark.objects.using(database).exists():
         return report
     while True:
-        version = versions.ensure_active()  # each time: it may be switched while we work
-        keep_only(version)
+        version = versions.ensure_active()  # read for each claim: a switch may happen during the drain
+        release_other_versions(version)
         encoder = encoder_for(version)
         claim = claims.claim(version, limit=claim_size())
         if claim is None:
@@ -77,24 +77,24 @@ def drain(*, seconds: float | None = None, progress: Callable[[Result], object] 
 
 
 def claim_size() -> int:
-    """Return how many products are claimed at once."""
+    """Return how many products one claim takes."""
     return get_settings().BATCH_SIZE * CLAIM_BATCHES
 
 
 def index_claim(
     claim: Claim, encoder: TransformersEncoder, *, report: DrainReport, database: str, deadline: float = math.inf
 ) -> Iterator[Result]:
-    """Index the claimed products and yield each result after its commit; past the deadline, give the rest back."""
+    """Index the claimed products and yield each result after its commit. Past the deadline, release the rest."""
     try:
         plans = list(make_plans(claim, database=database))
         keep_lease = partial(claims.renew, claim, database)
         for ready in embed_plans(plans, claim.version, encoder, report, before_batch=keep_lease):
-            yield from finish(claim, [conclude(plan) for plan in ready], database=database)
+            yield from finish(claim, [final_result(plan) for plan in ready], database=database)
             if time.monotonic() >= deadline:
                 claims.release(claim, database)
                 return
-    except (ConfigurationError, Unavailable, OperationalError):  # the last one: a locked or lost database
-        with suppress(OperationalError):  # then the lease ends by itself
+    except (ConfigurationError, Unavailable, OperationalError):  # OperationalError: a locked or lost database
+        with suppress(OperationalError):  # the lease then expires
             claims.release(claim, database)
         raise
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Read the images that changed, decode them in threads, and embed them in batches, for the drain's plans."""
+"""Read changed images, decode them in threads and embed them in batches, for the drain's plans."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from visual_search.components import embed_gallery
 from visual_search.conf import get_settings
 from visual_search.exceptions import ConfigurationError, ImageUnavailable, ImageUnreadable, Unavailable
 from visual_search.index.finish import DrainReport
-from visual_search.index.plans import ImageJob, Plan, rewritten, tombstone
+from visual_search.index.plans import ImageJob, Plan, make_tombstone, refresh_row
 from visual_search.models import IndexVersion
 from visual_search.vision.images import content_digest, open_product_image
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DECODE_THREADS = min(4, os.cpu_count() or 1)
-PRODUCT_IMAGE_PIXELS = 100_000_000  # the shop's own files: 4 threads hold 5 GB at the worst
+PRODUCT_IMAGE_PIXELS = 100_000_000  # the shop's own files; 4 threads hold at most 5 GB
 
 
 def embed_plans(
@@ -36,10 +36,10 @@ def embed_plans(
     *,
     before_batch: Callable[[], None],
 ) -> Iterator[list[Plan]]:
-    """Read the images that changed, embed those whose bytes did, and yield the plans as they are complete."""
+    """Read changed images, embed those whose bytes changed, and yield plans as they are completed."""
     jobs = [job for plan in plans for job in plan.jobs]
-    if at_once := [plan for plan in plans if not plan.jobs]:
-        yield at_once
+    if without_jobs := [plan for plan in plans if not plan.jobs]:
+        yield without_jobs
     if not jobs:
         return
     target_px = encoder.input_size_px * 2
@@ -55,18 +55,18 @@ def embed_plans(
 def _read_ahead(
     pool: ThreadPoolExecutor, jobs: list[ImageJob], *, size: int, target_px: int
 ) -> Iterator[list[tuple[ImageJob, Future[tuple[Image | None, str]]]]]:
-    """Yield batches of images being read; the next batch is read while the caller works on this one."""
-    ahead: list[tuple[ImageJob, Future[tuple[Image | None, str]]]] = []
+    """Yield batches of images being read; the next batch is read while the caller processes this one."""
+    previous: list[tuple[ImageJob, Future[tuple[Image | None, str]]]] = []
     for start in range(0, len(jobs), size):
         batch = [(job, pool.submit(read_image, job, target_px=target_px)) for job in jobs[start : start + size]]
-        if ahead:
-            yield ahead
-        ahead = batch
-    yield ahead
+        if previous:
+            yield previous
+        previous = batch
+    yield previous
 
 
 def read_image(job: ImageJob, *, target_px: int) -> tuple[Image | None, str]:
-    """Return the decoded image and the digest of its bytes; no image where the bytes are the embedded ones.
+    """Return the decoded image and the digest of its bytes. The image is None if the bytes are already embedded.
 
     Raises ImageUnreadable with a reason for the shop's staff, ImageUnavailable if the storage failed.
     """
@@ -93,14 +93,14 @@ def _embed_batch(
         try:
             image, digest = reading.result()
         except ImageUnreadable as error:
-            _give_up_image(job, str(error), is_transient=isinstance(error, ImageUnavailable))
+            _record_failure(job, str(error), is_transient=isinstance(error, ImageUnavailable))
             continue
-        except Exception as error:  # one image's trouble must not stop the others
+        except Exception as error:  # one image's error must not stop the others
             logger.exception("Image %s of product %s could not be read", job.image.name, job.plan.result.key)
-            _give_up_image(job, f"{type(error).__name__}: {error}", is_transient=False)
+            _record_failure(job, f"{type(error).__name__}: {error}", is_transient=False)
             continue
         if image is None:
-            _accept(job, None, digest)
+            _record_success(job, None, digest)
         else:
             ready.append((job, image, digest))
     vectors = _embed_or_isolate(version, encoder, [image for _, image, _ in ready])
@@ -109,18 +109,18 @@ def _embed_batch(
     for (job, _, digest), vector in zip(ready, vectors, strict=True):
         if isinstance(vector, Exception):
             reason = f"the encoder failed: {type(vector).__name__}: {vector}"
-            _give_up_image(job, reason, is_transient=True)
+            _record_failure(job, reason, is_transient=True)
         else:
-            _accept(job, vector, digest)
+            _record_success(job, vector, digest)
             report.embedded += 1
 
 
 def _embed_or_isolate(version: IndexVersion, encoder: TransformersEncoder, images: list[Image]) -> list[Any]:
-    """Return a float16 vector or an exception per image; a batch that fails is tried image by image."""
+    """Return a float16 vector or an exception per image. If the batch fails, try each image alone."""
     if not images:
         return []
     try:
-        return [as_bytes(vector) for vector in embed_gallery(version, encoder, images)]
+        return [vector_to_bytes(vector) for vector in embed_gallery(version, encoder, images)]
     except ConfigurationError:
         raise
     except Exception as error:
@@ -130,29 +130,29 @@ def _embed_or_isolate(version: IndexVersion, encoder: TransformersEncoder, image
         return [result for image in images for result in _embed_or_isolate(version, encoder, [image])]
 
 
-def as_bytes(vector: Any) -> bytes:
-    """Return a vector as the Embedding table holds it: float16, little-endian."""
+def vector_to_bytes(vector: Any) -> bytes:
+    """Return a vector's bytes as the Embedding table stores them: float16, little-endian."""
     return bytes(vector.astype("<f2").tobytes())
 
 
-def _accept(job: ImageJob, vector: bytes | None, digest: str) -> None:
+def _record_success(job: ImageJob, vector: bytes | None, digest: str) -> None:
     job.row.digest = digest
     if vector is not None:
         job.row.vector = vector
-    job.plan.good_images += 1
-    job.plan.result.rows.append(rewritten(job.row, job.image, job.plan.payload))
+    job.plan.usable_images += 1
+    job.plan.result.rows.append(refresh_row(job.row, job.image, job.plan.payload))
 
 
-def _give_up_image(job: ImageJob, reason: str, *, is_transient: bool) -> None:
+def _record_failure(job: ImageJob, reason: str, *, is_transient: bool) -> None:
     result = job.plan.result
     result.errors.append(f"{job.image.name}: {reason}")
     result.is_transient |= is_transient
     if not job.row.vector:
         return
     if job.row.image_identity == job.image.identity:
-        # It was to be read again and can't be now: the vector still stands for it. No digest: read it next time.
+        # The image is unchanged but can't be read again now: keep its vector. An empty digest has it read next time.
         job.row.digest = ""
-        job.plan.good_images += 1
-        result.rows.append(rewritten(job.row, job.image, job.plan.payload))
+        job.plan.usable_images += 1
+        result.rows.append(refresh_row(job.row, job.image, job.plan.payload))
     else:
-        result.rows.append(tombstone(job.row))  # the picture that it stands for is gone from the product
+        result.rows.append(make_tombstone(job.row))  # the vector belongs to an image that the product no longer has

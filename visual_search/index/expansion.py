@@ -16,7 +16,7 @@ from django.db import transaction
 from visual_search.catalog import get_catalog
 from visual_search.index import relations
 from visual_search.index.marks import mark_keys, unmarked
-from visual_search.models import IndexMark, product_label
+from visual_search.models import IndexMark, model_label
 
 SLICE = 1000  # products marked in one transaction
 
@@ -35,7 +35,7 @@ def expand_related_marks(database: str, *, seconds: float = math.inf) -> int:
 
 def related_labels(database: str) -> list[str]:
     """Return the models, besides the product, that have marks: a few look-ups in the index, however many there are."""
-    products = product_label(get_catalog().model)
+    products = model_label(get_catalog().model)
     labels = IndexMark.objects.using(database).order_by("model_label").values_list("model_label", flat=True)
     found: list[str] = []
     last = ""

@@ -1,4 +1,4 @@
-"""The only way points reach a store: rows of the Embedding table, in the order of their commits."""
+"""Feed stores: write rows of the Embedding table to them as points, in commit order. No other code writes points."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from visual_search.exceptions import Unavailable
 from visual_search.index import leases
 from visual_search.index.leases import Lease
 from visual_search.index.versions import find_active
-from visual_search.models import Embedding, FeedState, IndexVersion, first_row
+from visual_search.models import Embedding, FeedState, IndexVersion, get_singleton
 from visual_search.stores.base import Point, Position, SharedStore, VectorStore, as_shared
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PAGE = 1000  # rows read and written at once: 2 to 4 MB of vectors
-PROGRESS_SECONDS = 3.0  # how often a filling says in the log how far it is
+PROGRESS_SECONDS = 3.0  # how often the progress of filling a store is logged
 _locks: WeakKeyDictionary[VectorStore, threading.Lock] = WeakKeyDictionary()
 _locks_lock = threading.Lock()
 
@@ -35,28 +35,28 @@ _locks_lock = threading.Lock()
 def catch_up(version: IndexVersion, store: VectorStore, *, wait_seconds: float = 0) -> int:
     """Bring the store up to date and return how many rows were fed.
 
-    A store without a position, of another epoch, ahead of the table (a restored database) or so far behind
-    that tombstones were pruned since, is emptied and fed from the start. While one thread of a process feeds its
-    own store, the others query what is there; only an empty one makes them wait. A shared store is fed by one process
-    at a time; wait_seconds: how long to wait for another one.
+    A store is emptied and fed from the start if it has no position, has another epoch, is ahead of the table (a
+    restored database), or is behind pruned tombstones. While one thread feeds the process's own store, other threads
+    query its current points; they wait only if it has no position. One process at a time feeds a shared store;
+    wait_seconds: how long to wait for another one.
     """
     if shared := as_shared(store):
         return _catch_up_shared(version, shared, wait_seconds)
-    state = first_state()
+    state = read_feed_state()
     position = store.position()
     if position is not None and position == Position(str(state.epoch), state.last_seq):
         return 0
-    lock = _lock_of(store)
+    lock = _lock_for(store)
     if not lock.acquire(blocking=position is None):
         return 0
     try:
-        return _feed(version, store, first_state(), store.position())
+        return _feed(version, store, read_feed_state(), store.position())
     finally:
         lock.release()
 
 
 def feed_shared_store(version: IndexVersion) -> None:
-    """Feed the store that all processes share; one that does not answer is fed by a later sweep."""
+    """Feed the shared store, if there is one. If it does not answer, a later sweep feeds it."""
     store = as_shared(store_for(version))
     if store is None:
         return
@@ -68,7 +68,7 @@ def feed_shared_store(version: IndexVersion) -> None:
 
 
 def point_alias(version: IndexVersion, store: SharedStore) -> None:
-    """Let the alias for outsiders, named as COLLECTION says, follow the active version."""
+    """Point the alias for external clients, named by COLLECTION, at the active version."""
     active = find_active()
     if active is None or active.pk != version.pk:
         return
@@ -81,15 +81,15 @@ def point_alias(version: IndexVersion, store: SharedStore) -> None:
 def _catch_up_shared(version: IndexVersion, store: SharedStore, wait_seconds: float) -> int:
     fed = 0
     while True:
-        state = first_state()
-        if leases.trusted(version, store.position()) == Position(str(state.epoch), state.last_seq):
+        state = read_feed_state()
+        if leases.trusted_position(version, store.position()) == Position(str(state.epoch), state.last_seq):
             return fed
         with leases.hold(version, wait_seconds=wait_seconds) as lease:
             if lease is None:
                 return fed
-            fed += _feed(version, store, state, leases.trusted(version, store.position()), lease)
-        # Again after the lease was given back: who committed meanwhile may have found it taken and gone away.
-        newer = first_state()
+            fed += _feed(version, store, state, leases.trusted_position(version, store.position()), lease)
+        # Check again after the lease is released: a worker that committed meanwhile may have found it taken and left.
+        newer = read_feed_state()
         if (newer.epoch, newer.last_seq) == (state.epoch, state.last_seq):
             return fed
 
@@ -107,17 +107,17 @@ def _feed(
         _start_over(store, epoch, lease, is_fresh=position is None)
     after = 0 if must_start_over or position is None else position.seq
     fed = 0
-    said_at = started
+    logged_at = started
     for rows in _pages(version, after=after, through=state.last_seq):
         if lease is not None:
             lease.renew()
         write_rows(version, store, rows, is_empty=must_start_over)
         fed += len(rows)
-        # A private store that starts over has no position before it is full: other threads wait for it.
+        # A private store that starts over gets no position until it is full: other threads wait for it.
         if store.is_shared or not must_start_over:
             _set_position(store, Position(epoch, rows[-1].seq), lease)
-        if must_start_over and time.perf_counter() - said_at >= PROGRESS_SECONDS:
-            said_at = time.perf_counter()
+        if must_start_over and time.perf_counter() - logged_at >= PROGRESS_SECONDS:
+            logged_at = time.perf_counter()
             logger.info("Filling the store of version %s: %d of %d rows", version.pk, fed, _count(version, state))
     _set_position(store, Position(epoch, state.last_seq), lease)
     if must_start_over or fed >= PAGE:
@@ -127,7 +127,7 @@ def _feed(
 
 def _start_over(store: VectorStore, epoch: str, lease: Lease | None, *, is_fresh: bool) -> None:
     if lease is not None:
-        lease.record(Position(epoch, 0))  # first: no position that an older feeder writes later is believed
+        lease.record(Position(epoch, 0))  # first: a position written later by an older feeder is then not trusted
     if not is_fresh or store.count():  # a killed feeder leaves points without a position
         store.reset()
 
@@ -139,19 +139,19 @@ def _set_position(store: VectorStore, position: Position, lease: Lease | None) -
 
 
 def write_rows(version: IndexVersion, store: VectorStore, rows: list[Embedding], *, is_empty: bool = False) -> None:
-    """Write one page of rows, read by one statement: tombstones delete, the others are upserted.
+    """Write one page of rows, read by one statement: delete the points of tombstones, upsert the others.
 
-    A store that started empty has nothing to delete; later, deleting first frees ids that come back.
+    A store that started empty has nothing to delete. Otherwise deletions come first, to free ids that are used again.
     """
     alive = [row for row in rows if row.vector is not None]
-    gone = [str(row.id) for row in rows if row.vector is None]
-    if gone and not is_empty:
-        if shared := as_shared(store):  # this process may have been paused, and the ids come back since
-            shared.delete_through(gone, seq=rows[-1].seq)
+    deleted = [str(row.id) for row in rows if row.vector is None]
+    if deleted and not is_empty:
+        if shared := as_shared(store):  # this process may have been paused, and the ids used again since
+            shared.delete_through(deleted, seq=rows[-1].seq)
         else:
-            store.delete(gone)
+            store.delete(deleted)
     if alive:
-        store.upsert(points_of(alive, version.dim))
+        store.upsert(rows_to_points(alive, version.dim))
 
 
 def _count(version: IndexVersion, state: FeedState) -> int:
@@ -165,17 +165,17 @@ def _pages(version: IndexVersion, *, after: int, through: int) -> Iterator[list[
         after = page[-1].seq
 
 
-def points_of(rows: list[Embedding], dim: int) -> list[Point]:
-    """Return the rows as points with unit float32 vectors."""
-    vectors = vectors_of(rows, dim)
+def rows_to_points(rows: list[Embedding], dim: int) -> list[Point]:
+    """Return the rows as points with unit-length float32 vectors."""
+    vectors = rows_to_vectors(rows, dim)
     return [
         Point(str(row.id), vector, row.product_key, row.image_key, row.is_main, row.seq, row.payload)
         for row, vector in zip(rows, vectors, strict=True)
     ]
 
 
-def vectors_of(rows: list[Embedding], dim: int) -> NDArray[np.float32]:
-    """Return float32 (n, dim), unit length: float16 loses a little of it."""
+def rows_to_vectors(rows: list[Embedding], dim: int) -> NDArray[np.float32]:
+    """Return the rows' vectors: float32 (n, dim), normalised again because float16 rounds them."""
     import numpy as np
 
     joined = b"".join(bytes(row.vector or b"") for row in rows)
@@ -184,23 +184,23 @@ def vectors_of(rows: list[Embedding], dim: int) -> NDArray[np.float32]:
     return vectors
 
 
-def first_state() -> FeedState:
-    """Return the feed's state: one look-up by primary key."""
+def read_feed_state() -> FeedState:
+    """Return the feed's state: one lookup by primary key."""
     database = get_catalog().database
     state = FeedState.objects.using(database).filter(pk=1).first()
-    return state or first_row(FeedState, database)
+    return state or get_singleton(FeedState, database)
 
 
-def _lock_of(store: VectorStore) -> threading.Lock:
+def _lock_for(store: VectorStore) -> threading.Lock:
     with _locks_lock:
         return _locks.setdefault(store, threading.Lock())
 
 
-def _forget_locks() -> None:
-    """In a forked child: a lock that another thread held at the fork would never be released here."""
+def _replace_locks() -> None:
+    """Replace the locks in a forked child: one that another thread held at the fork would never be released."""
     global _locks_lock
     _locks_lock = threading.Lock()
     _locks.clear()
 
 
-os.register_at_fork(after_in_child=_forget_locks)
+os.register_at_fork(after_in_child=_replace_locks)

@@ -1,4 +1,4 @@
-"""The transaction that commits what became of claimed products: embeddings with their seq, entries, marks deleted."""
+"""The transaction that commits results of claimed products: write embeddings and entries, delete marks."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from django.db.models.functions import Now
 
 from visual_search.conf import get_settings
 from visual_search.exceptions import VersionSuperseded
-from visual_search.index.claims import Claim, entry_text
-from visual_search.models import Embedding, FeedState, IndexEntry, IndexMark, IndexVersion, first_row
+from visual_search.index.claims import Claim, clean_error_text
+from visual_search.models import Embedding, FeedState, IndexEntry, IndexMark, IndexVersion, get_singleton
 
-MAX_BACKOFF_SECONDS = 3600  # between attempts at something that may pass by itself
+MAX_BACKOFF_SECONDS = 3600  # longest wait between attempts after a transient error
 State = IndexEntry.State
 
 
 @dataclass(slots=True)
 class Result:
-    """What became of one product.
+    """The outcome for one product.
 
-    rows: embeddings to write; their seq is given by `finish`. is_transient: the trouble may pass by itself (the
-    storage, the encoder, the shop's code), so it is tried again for as long as it lasts.
+    rows: embeddings to write; `finish` assigns their seq. is_transient: the error may pass by itself (the
+    storage, the encoder, the shop's code), so the product is retried for as long as it lasts.
     """
 
     key: str
@@ -38,7 +38,7 @@ class Result:
 
 @dataclass(slots=True)
 class DrainReport:
-    """What one drain did. embedded: images; is_unfinished: dirty products are left that could be worked on."""
+    """Counts of what one drain did. embedded: images. is_unfinished: the time was up and marks are left."""
 
     indexed: int = 0
     partial: int = 0
@@ -55,45 +55,45 @@ class DrainReport:
 
 
 def finish(claim: Claim, results: Iterable[Result], *, database: str) -> list[Result]:
-    """Commit results in one short transaction and return those that were still ours.
+    """Commit results in one short transaction and return those that were committed.
 
-    A product whose lease was lost is left to its new owner: nothing of it is written and its marks stay. What a drain
-    finishes, the versions that are not active have still to catch up with: their entries become pending.
-    Raises VersionSuperseded, with nothing written, if the version of a drain is not the active one any more.
+    A product whose lease was lost is left to its new owner: none of its rows are written and its marks stay. The
+    entries of a drain's products become pending in the inactive versions.
+    Raises VersionSuperseded, with nothing written, if the version of a drain is no longer active.
     """
     wanted = {result.key: result for result in results}
     with transaction.atomic(using=database):
         others = [] if claim.is_build else _other_versions(claim.version, database)
-        entries = _lock_held(claim, others, list(wanted), database)
-        ours = [wanted[entry.key] for entry in entries]
-        mark_ids = [pk for result in ours for pk in claim.products[result.key].mark_ids]
-        for some in _slices(mark_ids, 1000):
-            IndexMark.objects.using(database).filter(pk__in=some).delete()
+        entries = _lock_claimed(claim, others, list(wanted), database)
+        committed = [wanted[entry.key] for entry in entries]
+        mark_ids = [pk for result in committed for pk in claim.products[result.key].mark_ids]
+        for pks in _slices(mark_ids, 1000):
+            IndexMark.objects.using(database).filter(pk__in=pks).delete()
         for entry in entries:
             _write_result(entry, wanted[entry.key])
-        # One INSERT … ON CONFLICT: bulk_update's CASE expressions took Django ten times as long, under the lock.
+        # One INSERT … ON CONFLICT: bulk_update's CASE expressions took ten times as long, under the lock.
         IndexEntry.objects.using(database).bulk_create(
             entries, update_conflicts=True, unique_fields=["id"], update_fields=_ENTRY_FIELDS
         )
-        _set_pending(others, [result.key for result in ours], database)
-        _write_rows([row for result in ours for row in result.rows], database)
-        # Under the lock that a prune and a switch take too: either they see the entries that we made pending, or we
-        # see what they did.
-        _leave_pruned(others, database)
+        _set_pending(others, [result.key for result in committed], database)
+        _write_embeddings([row for result in committed for row in result.rows], database)
+        # Prune and switch take the same lock: either they see the entries that became pending here, or this
+        # transaction sees what they did.
+        _delete_pruned(others, database)
         if not claim.is_build and not _is_active(claim.version, database):
-            raise VersionSuperseded(f"Version {claim.version.pk} is not the active one any more.")
-    return ours
+            raise VersionSuperseded(f"Version {claim.version.pk} is no longer active.")
+    return committed
 
 
 def _other_versions(version: IndexVersion, database: str) -> list[IndexVersion]:
     return list(IndexVersion.objects.using(database).exclude(pk=version.pk).order_by("pk"))
 
 
-def _lock_held(claim: Claim, others: list[IndexVersion], keys: list[str], database: str) -> list[IndexEntry]:
-    """Return the entries that are still the claim's, locked, and with them those of the same products in `others`.
+def _lock_claimed(claim: Claim, others: list[IndexVersion], keys: list[str], database: str) -> list[IndexEntry]:
+    """Lock the products' entries in all these versions, and return those that the claim still holds.
 
-    In one statement and one order: around a switch, drains of two versions finish the same products, and each writes
-    the other's entries too.
+    One statement locks them in one order: around a switch, drains of two versions finish the same products, and each
+    also writes the other's entries.
     """
     versions = [claim.version, *others]
     locked = IndexEntry.objects.using(database).filter(version__in=versions, key__in=keys)
@@ -102,7 +102,7 @@ def _lock_held(claim: Claim, others: list[IndexVersion], keys: list[str], databa
 
 
 def _set_pending(versions: list[IndexVersion], keys: list[str], database: str) -> None:
-    """Have these versions catch up with these products; a build's claim on them ends."""
+    """Set these products to pending in these versions; this ends a build's claim on them."""
     entries = [IndexEntry(version=version, key=key) for key in sorted(keys) for version in versions]
     IndexEntry.objects.using(database).bulk_create(
         entries,
@@ -112,8 +112,8 @@ def _set_pending(versions: list[IndexVersion], keys: list[str], database: str) -
     )
 
 
-def _leave_pruned(versions: list[IndexVersion], database: str) -> None:
-    """Take back the entries of versions that were deleted meanwhile."""
+def _delete_pruned(versions: list[IndexVersion], database: str) -> None:
+    """Delete the entries of versions that were pruned meanwhile."""
     known = set(IndexVersion.objects.using(database).values_list("pk", flat=True)) if versions else set()
     if gone := [version.pk for version in versions if version.pk not in known]:
         IndexEntry.objects.using(database).filter(version__in=gone).delete()
@@ -131,7 +131,11 @@ _ENTRY_FIELDS = [
 
 def _write_result(entry: IndexEntry, result: Result) -> None:
     settings = get_settings()
-    entry.state, entry.content_digest, entry.error = result.state, result.content_digest, entry_text(*result.errors)
+    entry.state, entry.content_digest, entry.error = (
+        result.state,
+        result.content_digest,
+        clean_error_text(*result.errors),
+    )
     entry.claim_token = entry.lease_until = entry.next_attempt_at = None
     if result.state in (State.INDEXED, State.PARTIAL):
         entry.indexed_at = Now()  # the database's clock, as for leases
@@ -143,13 +147,13 @@ def _write_result(entry: IndexEntry, result: Result) -> None:
         entry.attempts = 0
 
 
-def _write_rows(rows: list[Embedding], database: str) -> None:
-    """Give the rows their seq and write them, which may be none.
+def _write_embeddings(rows: list[Embedding], database: str) -> None:
+    """Assign the next seq to each row and write the rows. `rows` may be empty; the lock is taken anyway.
 
-    The FeedState row is locked from here to the commit, so seq follows the order of commits and a reader
-    that has seen a seq will never meet a smaller one.
+    The FeedState row is locked from here to the commit, so seq follows commit order: a reader that has seen a seq
+    never finds a new row with a smaller one.
     """
-    first_row(FeedState, database)
+    get_singleton(FeedState, database)
     FeedState.objects.using(database).filter(pk=1).update(last_seq=F("last_seq") + len(rows))
     last = FeedState.objects.using(database).values_list("last_seq", flat=True).get(pk=1)
     for seq, row in enumerate(rows, start=last - len(rows) + 1):

@@ -1,7 +1,7 @@
-"""The lease on a store that all processes share: one feeder a version at a time, whatever was paused or killed.
+"""The lease on a shared store: one process at a time feeds a version, even if others were paused or killed.
 
-The position stands in the store and, written first, in the lease's row. The row is written only by who holds the lease;
-the store's copy may also be written late, by a feeder that was paused, or come back with an old snapshot.
+The position is written to the lease's row first, then to the store. Only the lease's holder writes the row. The
+store's copy may also be written late, by a feeder that was paused, or come from an old snapshot.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from visual_search.exceptions import LeaseLost
 from visual_search.models import FeedLease, IndexVersion
 from visual_search.stores.base import Position
 
-LEASE_SECONDS = 60  # renewed each page, which takes about a second; who follows a killed feeder waits this long
+LEASE_SECONDS = 60  # renewed for each page (about a second); the next feeder after a killed one waits this long
 POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to feed a version's store. Each call raises LeaseLost if another process has it by now."""
+    """The right to feed a version's store. Each method raises LeaseLost if another process has taken the lease."""
 
     version: IndexVersion
     token: uuid.UUID
@@ -39,7 +39,7 @@ class Lease:
         self._write()
 
     def record(self, position: Position) -> None:
-        """Write down the position before it is written into the store."""
+        """Record the position; call it before writing the position to the store."""
         self._write(epoch=position.epoch, seq=position.seq)
 
     def record_comparison(self, compared_through: str | None) -> None:
@@ -50,16 +50,16 @@ class Lease:
         if not rows.update(lease_until=_lease_end(), **values):
             raise LeaseLost(
                 f"Another process feeds the store of version {self.version.pk}: this one was paused for more than "
-                f"{LEASE_SECONDS} s. Nothing is lost and nothing has to be done."
+                f"{LEASE_SECONDS} s. Nothing is lost and there is nothing to do."
             )
 
 
 @contextmanager
 def hold(version: IndexVersion, *, wait_seconds: float = 0) -> Iterator[Lease | None]:
-    """Take the lease for as long as the block runs; None if another process has it and keeps it."""
+    """Hold the lease while the block runs. Yield None if another process keeps it for longer than `wait_seconds`."""
     lease = Lease(version, uuid.uuid4(), version._state.db or get_catalog().database)
     deadline = time.monotonic() + wait_seconds
-    row_of(version)
+    get_row(version)
     while not (is_taken := _take(lease)) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
     if not is_taken:
@@ -68,26 +68,27 @@ def hold(version: IndexVersion, *, wait_seconds: float = 0) -> Iterator[Lease | 
     try:
         yield lease
     finally:
-        with suppress(DatabaseError):  # then it ends by itself
+        with suppress(DatabaseError):  # the lease then expires
             FeedLease.objects.using(lease.database).filter(version=version, token=lease.token).update(
                 token=None, lease_until=None
             )
 
 
-def trusted(version: IndexVersion, position: Position | None) -> Position | None:
-    """Return the store's position if what it says can be relied on, otherwise None: it must be fed from the start.
+def trusted_position(version: IndexVersion, position: Position | None) -> Position | None:
+    """Return the store's position if it can be trusted, otherwise None: the store must be fed from the start.
 
-    Behind the row it is right: a feeder was killed, or the store came back from an old snapshot. Ahead of the row it is
-    not: the database came back from a backup, or a paused feeder wrote it after another one had begun anew.
+    A position behind the row is right: a feeder was killed, or the store was restored from an old snapshot. One ahead
+    of the row is not: the database was restored from a backup, or a paused feeder wrote it after another one started
+    over.
     """
-    row = row_of(version)
-    if position is None or not row.epoch:  # fed before there was a lease
+    row = get_row(version)
+    if position is None or not row.epoch:  # the row records no position yet
         return position
     return position if row.epoch == position.epoch and position.seq <= row.seq else None
 
 
-def row_of(version: IndexVersion) -> FeedLease:
-    """Return the version's row, made where it is missing."""
+def get_row(version: IndexVersion) -> FeedLease:
+    """Return the version's lease row; create it if it is missing."""
     database = version._state.db or get_catalog().database
     return FeedLease.objects.using(database).get_or_create(version=version)[0]
 

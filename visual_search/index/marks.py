@@ -1,4 +1,4 @@
-"""Marks: how the rest of the code, and the shop's own, says that products changed."""
+"""Mark products as changed: called by this package and by the shop's code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django.db.models import Max, QuerySet
 from visual_search.catalog import get_catalog
 from visual_search.index import relations
 from visual_search.index.queue import request_drain
-from visual_search.models import IndexEntry, IndexMark, product_label
+from visual_search.models import IndexEntry, IndexMark, model_label
 
 logger = logging.getLogger(__name__)
 
@@ -51,16 +51,16 @@ def mark(targets: Iterable[Target], *, using: str, kind: str = IndexMark.Kind.CH
 
 
 def mark_dirty(products: QuerySet[Any], *, kind: str = IndexMark.Kind.CHANGED) -> int:
-    """Mark a query's products, one INSERT a slice. For what sends no signals: bulk_create, update(), raw SQL.
+    """Mark the products of a queryset, one INSERT per slice. For changes without signals: bulk_create, update(), SQL.
 
-    Call it after the change, in the same transaction. Returns how many products were marked.
+    Call it after the change, in the same transaction. Return how many products were marked.
     """
     if not issubclass(products.model, get_catalog().model):
         raise TypeError(f"mark_dirty() takes {get_catalog().model.__name__} rows, not {products.model.__name__} rows.")
-    if products.query.is_sliced:  # "the first hundred": Django can't order such a query by key
+    if products.query.is_sliced:  # such as "the first hundred": Django can't reorder a sliced query
         products = products.model._base_manager.filter(pk__in=list(products.values_list("pk", flat=True)))
     marked = 0
-    for keys in relations.in_slices(products.using(get_catalog().database)):
+    for keys in relations.iter_key_slices(products.using(get_catalog().database)):
         marked += mark_keys(keys, kind=kind, is_bulk=marked + len(keys) > DIRECT_MAX)
     return marked
 
@@ -68,7 +68,7 @@ def mark_dirty(products: QuerySet[Any], *, kind: str = IndexMark.Kind.CHANGED) -
 def mark_keys(keys: list[str], *, kind: str = IndexMark.Kind.CHANGED, is_bulk: bool = False) -> int:
     """Mark products by key, in one INSERT. Return how many."""
     catalog = get_catalog()
-    targets = [(product_label(catalog.model), key) for key in keys]
+    targets = [(model_label(catalog.model), key) for key in keys]
     return mark(targets, using=catalog.database, kind=kind, is_bulk=is_bulk)
 
 
@@ -83,7 +83,7 @@ def unmarked(keys: list[str]) -> list[str]:
     A claim that is under way may have read the product before its change; one that comes later will read it after.
     """
     catalog = get_catalog()
-    marks = IndexMark.objects.using(catalog.database).filter(model_label=product_label(catalog.model), key__in=keys)
+    marks = IndexMark.objects.using(catalog.database).filter(model_label=model_label(catalog.model), key__in=keys)
     newest = dict(marks.values_list("key").annotate(Max("pk")).order_by())
     if newest:
         entries = IndexEntry.objects.using(catalog.database).filter(key__in=list(newest), claim_token__isnull=False)

@@ -1,4 +1,4 @@
-"""What must be done for each claimed product: its stored embeddings compared with what the catalogue says now."""
+"""Plan the work for each claimed product: compare its stored embeddings with the catalogue."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-UNREADABLE = "unreadable"  # the content digest while the catalogue raises: the sweep sees when it no longer does
+UNREADABLE = "unreadable"  # content digest while the catalogue raises; the sweep notices when that changes
 State = IndexEntry.State
 
 
 @dataclass(slots=True)
 class ImageJob:
-    """An image that must be read, and perhaps embedded, for a plan."""
+    """An image that a plan must read, and embed if its bytes changed."""
 
     plan: Plan
     image: CatalogImage
@@ -37,16 +37,16 @@ class ImageJob:
 
 @dataclass(slots=True)
 class Plan:
-    """What must be done for one product, and what came of it so far."""
+    """The work for one product and its result so far."""
 
     result: Result
     payload: dict[str, PayloadValue] = field(default_factory=dict)
-    good_images: int = 0
+    usable_images: int = 0
     jobs: list[ImageJob] = field(default_factory=list)
 
 
 def make_plans(claim: Claim, *, database: str) -> Iterator[Plan]:
-    """Compare the claimed products with their stored embeddings; one plan a product."""
+    """Yield one plan per claimed product: what differs from its stored embeddings."""
     catalog = get_catalog()
     keys = list(claim.products)
     known = catalog.queryset().using(database).filter(pk__in=catalog.valid_keys(keys))
@@ -57,11 +57,11 @@ def make_plans(claim: Claim, *, database: str) -> Iterator[Plan]:
     for claimed in claim.products.values():
         product, rows = products.get(claimed.key), stored.get(claimed.key, [])
         if product is None:
-            yield Plan(Result(claimed.key, State.REMOVED, rows=[tombstone(row) for row in rows if row.vector]))
+            yield Plan(Result(claimed.key, State.REMOVED, rows=[make_tombstone(row) for row in rows if row.vector]))
             continue
         try:
             yield make_plan(catalog, product, claimed, claim.version, rows)
-        except Exception as error:  # the shop's own code: one product's trouble must not stop the others
+        except Exception as error:  # the shop's code: one product's error must not stop the others
             logger.exception("Product %s can't be read through the catalogue", claimed.key)
             reason = f"{type(error).__name__}: {error}"
             yield Plan(Result(claimed.key, State.FAILED, UNREADABLE, errors=[reason], is_transient=True))
@@ -70,9 +70,9 @@ def make_plans(claim: Claim, *, database: str) -> Iterator[Plan]:
 def make_plan(
     catalog: Catalog, product: Any, claimed: ClaimedProduct, version: IndexVersion, rows: list[Embedding]
 ) -> Plan:
-    """Return what changed of one product: rows to rewrite or bury, images to read."""
+    """Return the plan of one product: rows to rewrite or turn into tombstones, images to read."""
     payload, images = catalog.payload(product), catalog.images_of(product)
-    plan = Plan(Result(claimed.key, State.INDEXED, digest_of(payload, images)), payload)
+    plan = Plan(Result(claimed.key, State.INDEXED, product_digest(payload, images)), payload)
     by_image = {row.image_key: row for row in rows}
     for image in images:
         row = by_image.pop(image.key, None)
@@ -83,34 +83,36 @@ def make_plan(
             row.product_key, row.image_key = claimed.key, image.key
             plan.jobs.append(ImageJob(plan, image, row, claimed.is_forced))
         else:
-            plan.good_images += 1
+            plan.usable_images += 1
             if row.payload != payload or row.is_main != image.is_main:
-                plan.result.rows.append(rewritten(row, image, payload))
-    plan.result.rows += [tombstone(row) for row in by_image.values() if row.vector]
+                plan.result.rows.append(refresh_row(row, image, payload))
+    plan.result.rows += [make_tombstone(row) for row in by_image.values() if row.vector]
     if not images:
         plan.result.errors, plan.result.may_retry = ["The product has no image."], False
     return plan
 
 
-def digest_of(payload: dict[str, PayloadValue], images: Iterable[CatalogImage]) -> str:
-    """Return what tells whether the index must hear of a product: its payload and its images' identities."""
+def product_digest(payload: dict[str, PayloadValue], images: Iterable[CatalogImage]) -> str:
+    """Return the digest of a product's payload and image identities; if it differs, the product must be indexed."""
     content = [payload, [(image.key, image.identity, image.is_main) for image in images]]
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def rewritten(row: Embedding, image: CatalogImage, payload: dict[str, PayloadValue]) -> Embedding:
+def refresh_row(row: Embedding, image: CatalogImage, payload: dict[str, PayloadValue]) -> Embedding:
+    """Update the row with the image's current data and return it."""
     row.image_identity, row.is_main, row.payload, row.written_at = image.identity, image.is_main, payload, Now()
     return row
 
 
-def tombstone(row: Embedding) -> Embedding:
+def make_tombstone(row: Embedding) -> Embedding:
+    """Turn the row into a tombstone and return it."""
     row.vector, row.written_at = None, Now()
     return row
 
 
-def conclude(plan: Plan) -> Result:
-    """Return the plan's result, its state said."""
+def final_result(plan: Plan) -> Result:
+    """Return the plan's result with its final state."""
     result = plan.result
     if result.errors and result.state == State.INDEXED:
-        result.state = State.PARTIAL if plan.good_images else State.FAILED
+        result.state = State.PARTIAL if plan.usable_images else State.FAILED
     return result

@@ -1,4 +1,4 @@
-"""Which rows, when they change, change what the index says of a product: read off the catalogue's paths."""
+"""Find the relations of the catalogue's paths: changes of their rows change what the index holds of a product."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 from django.db.models import Model, Q, QuerySet
 
 from visual_search.catalog import Catalog, find_relation, get_catalog
-from visual_search.models import product_label
+from visual_search.models import model_label
 
-SLICE = 1000  # product keys written at once; one statement of about 100 KB
+SLICE = 1000  # product keys per statement, of about 100 KB
 
 
 @dataclass(frozen=True, slots=True)
 class Relation:
     """One step from a parent model to a related one.
 
-    parent_path, path: Django look-ups from the product to either side ("" is the product itself).
-    foreign_key: on rows that point at their parent, the attribute that holds its key; otherwise "".
-    through: on many-to-many relations, the model between.
+    parent_path, path: Django lookups from the product to either side ("" is the product itself).
+    foreign_key: the attribute that holds the parent's key, if the related rows point at their parent; otherwise "".
+    through: the intermediate model of a many-to-many relation.
     """
 
     parent: type[Model]
@@ -34,13 +34,13 @@ class Relation:
 
 @cache
 def relations() -> tuple[Relation, ...]:
-    """Return every relation that the catalogue's images, filters and `related` go through."""
+    """Return every relation on the paths of the catalogue's images, filters and `related`."""
     catalog = get_catalog()
     paths = [catalog.images, *(field.path for field in catalog.filters.values()), *catalog.related]
-    return tuple(dict.fromkeys(relation for path in paths for relation in _steps(catalog, path)))
+    return tuple(dict.fromkeys(relation for path in paths for relation in _relations_on_path(catalog, path)))
 
 
-def _steps(catalog: Catalog, dotted: str) -> Iterator[Relation]:
+def _relations_on_path(catalog: Catalog, dotted: str) -> Iterator[Relation]:
     parent, parent_path = catalog.model, ""
     for step in dotted.split("."):
         found = find_relation(parent, step)
@@ -55,18 +55,18 @@ def _steps(catalog: Catalog, dotted: str) -> Iterator[Relation]:
 
 
 def affected_products(label: str, keys: list[str], *, database: str) -> QuerySet[Any]:
-    """Return the products that rows of a related model touch, by whatever path."""
+    """Return the products that these rows of a related model belong to, by any path."""
     catalog = get_catalog()
     condition = Q(pk__in=())
     for relation in relations():
         for model, path in ((relation.parent, relation.parent_path), (relation.model, relation.path)):
-            if path and product_label(model) == label:
+            if path and model_label(model) == label:
                 condition |= Q(**{f"{path}__pk__in": keys})
     return catalog.model._base_manager.using(database).filter(condition)
 
 
-def in_slices(products: QuerySet[Any], *, size: int = SLICE) -> Iterator[list[str]]:
-    """Yield the keys of `products`, each once, `size` at a time, by primary key."""
+def iter_key_slices(products: QuerySet[Any], *, size: int = SLICE) -> Iterator[list[str]]:
+    """Yield the distinct keys of `products` in lists of up to `size`, ordered by primary key."""
     rows = products.order_by("pk").values_list("pk", flat=True).distinct()
     last: Any = None
     while page := list((rows if last is None else rows.filter(pk__gt=last))[:size]):
@@ -74,6 +74,6 @@ def in_slices(products: QuerySet[Any], *, size: int = SLICE) -> Iterator[list[st
         last = page[-1]
 
 
-def forget() -> None:
-    """Read the catalogue again at the next call."""
+def clear_cache() -> None:
+    """Clear the cache: the next call reads the catalogue again."""
     relations.cache_clear()

@@ -1,7 +1,7 @@
-"""The points of a shared store against the table, a slice of ids at a time.
+"""Compare a shared store's points with the table, a slice of ids at a time, and repair what differs.
 
-The feed alone can't see everything: points that a paused feeder brought after they were deleted, and points that
-a store lost while it kept its position (an old snapshot, a damaged replica).
+The feed can't detect points that a paused feeder wrote after they were deleted, nor points that a store lost while
+it kept its position (an old snapshot, a damaged replica).
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from visual_search.stores.base import Position, SharedStore, as_shared
 logger = logging.getLogger(__name__)
 
 SLICE = 1000  # ids compared at once: one request and one query
-COMPARE_SECONDS = 1.0  # of each minute's sweep while nothing is known to be wrong
-REPAIR_SECONDS = 45.0  # once something is; far below the time that a task may take
+COMPARE_SECONDS = 1.0  # of each sweep while no difference is known
+REPAIR_SECONDS = 45.0  # of a sweep that found a difference; far below the task's timeout
 
 
 def repair_shared_store(version: IndexVersion) -> int:
-    """Compare some of the points, going on where the last sweep ended. Return how many were wrong.
+    """Compare and repair some of the points, from where the last sweep ended. Return how many were wrong.
 
-    More is compared at once when the numbers of points and rows differ, or a wrong point was found. Nothing is
-    compared while the feed lags or another process feeds.
+    It compares for longer if the numbers of points and rows differ or a wrong point was found. It compares nothing
+    while the feed lags or another process feeds the store.
     """
     store = as_shared(store_for(version))
     if store is None:
@@ -39,24 +39,24 @@ def repair_shared_store(version: IndexVersion) -> int:
     repaired = 0
     try:
         with leases.hold(version) as lease:
-            state, position = feed.first_state(), leases.trusted(version, store.position())
+            state, position = feed.read_feed_state(), leases.trusted_position(version, store.position())
             if lease is None or position != Position(str(state.epoch), state.last_seq):
                 return 0
-            for some in _repair(version, store, lease, through=state.last_seq):
-                repaired += some
+            for count in _repair_slices(version, store, lease, through=state.last_seq):
+                repaired += count
     except Unavailable as error:
         logger.warning("The store could not be compared with the table: %s", error)
     if repaired:
-        logger.warning("The store of version %s had %d wrong points; they were mended", version.pk, repaired)
+        logger.warning("The store of version %s had %d wrong points; they were repaired", version.pk, repaired)
     return repaired
 
 
-def _repair(version: IndexVersion, store: SharedStore, lease: Lease, *, through: int) -> Iterator[int]:
-    """Mend slice by slice until the last one or the time is over; yield how many points of each were wrong."""
+def _repair_slices(version: IndexVersion, store: SharedStore, lease: Lease, *, through: int) -> Iterator[int]:
+    """Repair slice after slice until the last one or the time is up. Yield how many points of each were wrong."""
     began = time.monotonic()
-    compared_through = leases.row_of(version).compared_through
+    compared_through = leases.get_row(version).compared_through
     start = str(compared_through) if compared_through else None
-    # Counted when a round begins, not each minute: with many millions of rows it takes the database long.
+    # Counted once per round, not each minute: counting many millions of rows takes the database long.
     is_wrong = start is None and not _is_complete(version, store)
     while True:
         lease.renew()
@@ -69,7 +69,7 @@ def _repair(version: IndexVersion, store: SharedStore, lease: Lease, *, through:
 
 
 def _is_complete(version: IndexVersion, store: SharedStore) -> bool:
-    stored, wanted = store.count(), _living(version).count()
+    stored, wanted = store.count(), _live_rows(version).count()
     if stored != wanted:
         logger.warning("The store of version %s holds %d points, the table %d", version.pk, stored, wanted)
     return stored == wanted
@@ -78,37 +78,37 @@ def _is_complete(version: IndexVersion, store: SharedStore) -> bool:
 def repair_slice(
     version: IndexVersion, store: SharedStore, start: str | None, *, through: int
 ) -> tuple[int, str | None]:
-    """Mend the points from id `start` on. Return how many were wrong, and where the next slice starts.
+    """Repair the points from id `start` on. Return how many were wrong, and where the next slice starts.
 
-    through: rows above it are left to the feed.
+    through: rows with a greater seq are left to the feed.
     """
-    found, end = store.scroll_slice(start, limit=SLICE)  # before the table, which can then only be newer
-    rows = _living(version).order_by("id")
+    found, end = store.scroll_slice(start, limit=SLICE)  # read before the table, which can then only be newer
+    rows = _live_rows(version).order_by("id")
     rows = rows.filter(id__gte=start) if start else rows
     rows = rows.filter(id__lt=end) if end else rows
     wanted = [(str(pk), seq) for pk, seq in rows.values_list("id", "seq")[: SLICE + 1]]
-    if len(wanted) > SLICE:  # the store lacks so many that the slice would grow without bound
+    if len(wanted) > SLICE:  # the store lacks so many points that the slice would grow without bound
         end = wanted.pop()[0]
     stored = {point: seq for point, seq in found if end is None or point < end}
-    return _mend(version, store, stored, dict(wanted), through), end
+    return _repair_points(version, store, stored, dict(wanted), through), end
 
 
-def _mend(
+def _repair_points(
     version: IndexVersion, store: SharedStore, stored: dict[str, int], wanted: dict[str, int], through: int
 ) -> int:
-    ghosts = [point for point, seq in stored.items() if point not in wanted or seq > wanted[point]]
-    lacking = [point for point, seq in wanted.items() if seq <= through and stored.get(point) != seq]
-    if ours := [point for point in ghosts if stored[point] <= through]:
-        store.delete_through(ours, seq=through)
-    if foreign := [point for point in ghosts if stored[point] > through]:
-        # Of another history. Writes are conditional on the seq, so they have to go before what stands in the table.
+    extra = [point for point, seq in stored.items() if point not in wanted or seq > wanted[point]]
+    missing = [point for point, seq in wanted.items() if seq <= through and stored.get(point) != seq]
+    if deleted := [point for point in extra if stored[point] <= through]:
+        store.delete_through(deleted, seq=through)
+    if foreign := [point for point in extra if stored[point] > through]:
+        # Of another history. Writes are conditional on the seq, so delete these before writing the table's rows.
         store.delete_through(foreign, seq=max(stored[point] for point in foreign))
-    if lacking:
-        rows = list(_living(version).filter(id__in=lacking).order_by("seq"))
+    if missing:
+        rows = list(_live_rows(version).filter(id__in=missing).order_by("seq"))
         if rows:
             feed.write_rows(version, store, rows)
-    return len({*ghosts, *lacking})
+    return len({*extra, *missing})
 
 
-def _living(version: IndexVersion) -> QuerySet[Embedding]:
+def _live_rows(version: IndexVersion) -> QuerySet[Embedding]:
     return Embedding.objects.using(get_catalog().database).filter(version=version, vector__isnull=False)

@@ -1,8 +1,8 @@
-"""Several workers on one backlog: a drain that sees more than it takes at once asks for another beside it.
+"""Share a backlog among several workers: a drain that sees more than one claim takes requests another drain.
 
-A bulk import asks for one drain, and the queue gives it to one worker. Each working drain therefore looks now and
-then; it asks while more is dirty than one claim takes and no task waits in the queue. So the others join one after
-another, and however many workers there are, one request too many waits at the most.
+A bulk import requests one drain, and the queue gives it to one worker. Each running drain therefore checks the backlog
+at intervals, and requests another drain while more products are dirty than one claim takes and no task waits in the
+queue. So the other workers join one by one, and at most one request too many waits, however many workers there are.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from visual_search.index import claims, queue, versions
 from visual_search.index.drain import claim_size
 from visual_search.index.finish import Result
 
-LOOK_SECONDS = 1  # a claim takes a second or more; each look costs two queries of a few rows
+CHECK_SECONDS = 1  # between checks: a claim takes a second or more, a check two queries of a few rows
 
 
 def share_backlog() -> Callable[[Result], None]:
-    """Return what a drain calls with each committed result.
+    """Return a callback for a drain to call with each committed result; it requests another drain if needed.
 
-    Not before the first result: a drain that fails at once (no checkpoint, no database) would only call for others
-    that fail as well.
+    It checks nothing before the first result: a drain that fails at once (no checkpoint, no database) would only
+    request others that fail too.
     """
-    looked_at = float("-inf")
+    checked_at = float("-inf")
 
-    def look(result: Result) -> None:
-        nonlocal looked_at
-        if time.monotonic() - looked_at >= LOOK_SECONDS:
-            looked_at = time.monotonic()
+    def on_result(result: Result) -> None:
+        nonlocal checked_at
+        if time.monotonic() - checked_at >= CHECK_SECONDS:
+            checked_at = time.monotonic()
             if has_backlog():
-                queue.enqueue_another()
+                queue.enqueue_extra_drain()
 
-    return look
+    return on_result
 
 
 def has_backlog() -> bool:
-    """Say whether more waits, claimed by nobody, than one claim takes: products, or as many marks as it looks at."""
+    """Return whether more unclaimed products wait than one claim takes, or more marks than one claim reads."""
     products = claim_size()
-    window = products * claims.WINDOW
+    max_marks = products * claims.MARKS_PER_PRODUCT
     marks = claims.unclaimed_marks(versions.find_active(), get_catalog().database).order_by("pk")
-    keys = list(marks.values_list("key", flat=True)[: window + 1])
-    return len(keys) > window or len(set(keys)) > products
+    keys = list(marks.values_list("key", flat=True)[: max_marks + 1])
+    return len(keys) > max_marks or len(set(keys)) > products

@@ -1,7 +1,7 @@
-"""From a change in the shop to a mark: one INSERT in the same transaction, a drain request after it.
+"""Signal receivers that mark what changed: one INSERT in the same transaction, a drain request after its commit.
 
-Receivers are connected to the catalogue's models alone: a receiver for every sender would take away
-Django's fast deletes from the whole project.
+They are connected only to the catalogue's models: a receiver for every sender would disable Django's fast deletes
+in the whole project.
 """
 
 from __future__ import annotations
@@ -25,38 +25,38 @@ from visual_search.index import relations
 from visual_search.index.marks import Target, have_tables, mark, mark_dirty
 from visual_search.index.queue import is_drain_requested
 from visual_search.index.relations import Relation
-from visual_search.models import product_label
+from visual_search.models import model_label
 
 logger = logging.getLogger(__name__)
 
-STASH = "_visual_search_marks"  # on the instance: what must be marked once its change is written
+STASH = "_visual_search_marks"  # attribute of an instance: what to mark once its change is written
 
 
 def connect() -> None:
-    """Watch the catalogue's models; what was watched before is let go. A broken catalogue is left to the checks."""
+    """Connect receivers to the catalogue's models, replacing earlier ones. System checks report a broken catalogue."""
     disconnect()
     try:
         catalog, related = get_catalog(), relations.relations()
     except (ConfigurationError, AttributeError):
         return
     for sender in _with_subclasses(catalog.model):
-        post_save.connect(_product_changed, sender=sender, dispatch_uid=_uid(sender, "product"))
-        post_delete.connect(_product_changed, sender=sender, dispatch_uid=_uid(sender, "product"))
+        post_save.connect(_product_changed, sender=sender, dispatch_uid=_dispatch_uid(sender, "product"))
+        post_delete.connect(_product_changed, sender=sender, dispatch_uid=_dispatch_uid(sender, "product"))
     for model in {relation.model for relation in related} | {relation.through for relation in related}:
         for sender in _with_subclasses(model) if model is not None else ():
-            pre_save.connect(_related_will_change, sender=sender, dispatch_uid=_uid(sender, "related"))
-            post_save.connect(_related_changed, sender=sender, dispatch_uid=_uid(sender, "related"))
-            pre_delete.connect(_related_will_go, sender=sender, dispatch_uid=_uid(sender, "related"))
-            post_delete.connect(_related_gone, sender=sender, dispatch_uid=_uid(sender, "related"))
+            pre_save.connect(_before_related_save, sender=sender, dispatch_uid=_dispatch_uid(sender, "related"))
+            post_save.connect(_after_related_save, sender=sender, dispatch_uid=_dispatch_uid(sender, "related"))
+            pre_delete.connect(_before_related_delete, sender=sender, dispatch_uid=_dispatch_uid(sender, "related"))
+            post_delete.connect(_after_related_delete, sender=sender, dispatch_uid=_dispatch_uid(sender, "related"))
     for through in {relation.through for relation in related if relation.through is not None}:
-        m2m_changed.connect(_members_changed, sender=through, dispatch_uid=_uid(through, "members"))
+        m2m_changed.connect(_members_changed, sender=through, dispatch_uid=_dispatch_uid(through, "members"))
 
 
 def disconnect() -> None:
     for sender in apps.get_models(include_auto_created=True):
         for signal in (pre_save, post_save, pre_delete, post_delete, m2m_changed):
             for purpose in ("product", "related", "members"):
-                signal.disconnect(sender=sender, dispatch_uid=_uid(sender, purpose))
+                signal.disconnect(sender=sender, dispatch_uid=_dispatch_uid(sender, purpose))
 
 
 def _receiver(handler: Callable[..., None]) -> Callable[..., None]:
@@ -100,41 +100,41 @@ def _contained(using: str) -> Iterator[bool]:
 @_receiver
 def _product_changed(sender: type[Model], instance: Model, using: str, **kwargs: Any) -> None:
     catalog = get_catalog()
-    # A multi-table child's row is saved with its own key; the product's key is the parent row's.
+    # A multi-table child is saved with its own key; the product's key is that of the parent row.
     key = getattr(instance, catalog.model._meta.pk.attname)
-    mark([(product_label(catalog.model), str(key))], using=using)
+    mark([(model_label(catalog.model), str(key))], using=using)
 
 
 @_receiver
-def _related_will_change(
+def _before_related_save(
     sender: type[Model], instance: Model, using: str, raw: bool, update_fields: Iterable[str] | None, **kwargs: Any
 ) -> None:
-    """Remember the parents that a row is about to leave; they are marked when it has left."""
+    """Stash the parents that a row is about to leave; they are marked after the save."""
     if raw or instance._state.adding:
         return
-    for relation, key in _keys_to_parents(sender):
+    for relation, key in _parent_foreign_keys(sender):
         if update_fields is not None and not {key.name, key.attname} & set(update_fields):
             continue
         old = sender._base_manager.using(using).filter(pk=instance.pk).values_list(key.attname, flat=True).first()
         if old is not None and old != getattr(instance, key.attname):
-            _stash(instance, [(product_label(relation.parent), str(old))])
+            _stash(instance, [(model_label(relation.parent), str(old))])
 
 
 @_receiver
-def _related_changed(sender: type[Model], instance: Model, using: str, **kwargs: Any) -> None:
-    shared = [(product_label(model), str(instance.pk)) for model in _shared_models(sender)]
+def _after_related_save(sender: type[Model], instance: Model, using: str, **kwargs: Any) -> None:
+    shared = [(model_label(model), str(instance.pk)) for model in _referenced_models(sender)]
     mark([*_parents(sender, instance), *shared, *_unstash(instance)], using=using)
 
 
 @_receiver
-def _related_will_go(sender: type[Model], instance: Model, using: str, **kwargs: Any) -> None:
-    """Find the products of a row that they point at: once it is gone, SET_NULL has cut the way to them."""
-    for model in _shared_models(sender):
-        mark_dirty(relations.affected_products(product_label(model), [str(instance.pk)], database=using))
+def _before_related_delete(sender: type[Model], instance: Model, using: str, **kwargs: Any) -> None:
+    """Mark the products that point at this row: after the delete, SET_NULL has removed the link to them."""
+    for model in _referenced_models(sender):
+        mark_dirty(relations.affected_products(model_label(model), [str(instance.pk)], database=using))
 
 
 @_receiver
-def _related_gone(sender: type[Model], instance: Model, using: str, **kwargs: Any) -> None:
+def _after_related_delete(sender: type[Model], instance: Model, using: str, **kwargs: Any) -> None:
     mark(_parents(sender, instance), using=using)
 
 
@@ -148,12 +148,12 @@ def _members_changed(
     for relation in relations.relations():
         if relation.through is not sender:
             continue
-        parent = product_label(relation.parent)
+        parent = model_label(relation.parent)
         if isinstance(instance, relation.parent):
             targets.append((parent, str(instance.pk)))
         elif action == "pre_clear":
-            members = relations.affected_products(product_label(relation.model), [str(instance.pk)], database=using)
-            products = product_label(get_catalog().model)
+            members = relations.affected_products(model_label(relation.model), [str(instance.pk)], database=using)
+            products = model_label(get_catalog().model)
             _stash(instance, [(products, str(key)) for key in members.values_list("pk", flat=True)])
         else:
             targets += [(parent, str(key)) for key in pk_set or ()]
@@ -163,23 +163,23 @@ def _members_changed(
 
 def _parents(sender: type[Model], instance: Model) -> list[Target]:
     """Return the parents that a row points at."""
-    keys = [(relation, getattr(instance, key.attname)) for relation, key in _keys_to_parents(sender)]
-    return [(product_label(relation.parent), str(key)) for relation, key in keys if key is not None]
+    keys = [(relation, getattr(instance, key.attname)) for relation, key in _parent_foreign_keys(sender)]
+    return [(model_label(relation.parent), str(key)) for relation, key in keys if key is not None]
 
 
-def _keys_to_parents(sender: type[Model]) -> Iterator[tuple[Relation, Any]]:
-    """Yield the relations in which rows of `sender` point at their parent, with the foreign key that does."""
+def _parent_foreign_keys(sender: type[Model]) -> Iterator[tuple[Relation, Any]]:
+    """Yield the relations in which rows of `sender` point at their parent, each with its foreign key."""
     concrete = sender._meta.concrete_model or sender
     for relation in relations.relations():
         for key in concrete._meta.concrete_fields:
-            points = relation.foreign_key == key.attname and issubclass(concrete, relation.model)
-            links = concrete is relation.through and key.related_model is relation.parent
-            if points or links:
+            is_child = relation.foreign_key == key.attname and issubclass(concrete, relation.model)
+            is_through = concrete is relation.through and key.related_model is relation.parent
+            if is_child or is_through:
                 yield relation, key
 
 
-def _shared_models(sender: type[Model]) -> set[type[Model]]:
-    """Return the watched models that `sender` is, as far as others point at their rows."""
+def _referenced_models(sender: type[Model]) -> set[type[Model]]:
+    """Return the watched models that `sender` is or inherits from and whose rows the parents point at."""
     concrete = sender._meta.concrete_model or sender
     return {
         relation.model
@@ -197,18 +197,18 @@ def _unstash(instance: Model) -> list[Target]:
 
 
 def _with_subclasses(model: type[Model]) -> list[type[Model]]:
-    """Return the model, its proxies and its multi-table children: each is a sender of its own."""
+    """Return the model, its proxies and its multi-table children: each is a separate sender."""
     models = apps.get_models(include_auto_created=True)
     return [sender for sender in models if issubclass(sender._meta.concrete_model or sender, model)]
 
 
-def _uid(sender: type[Model], purpose: str) -> str:
+def _dispatch_uid(sender: type[Model], purpose: str) -> str:
     return f"visual_search.{purpose}.{sender._meta.label_lower}"
 
 
 def _reconnect(*, setting: str, **kwargs: Any) -> None:
     if setting == SETTING:
-        relations.forget()
+        relations.clear_cache()
         connect()
 
 

@@ -1,4 +1,4 @@
-"""How the index stands, in numbers: for `index_status`, the checks and the admin."""
+"""Report the state of the index in numbers, for `index_status`, the system checks and the shop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from visual_search.models import Embedding, FeedState, IndexEntry, IndexMark, In
 
 @dataclass(slots=True)
 class IndexStatus:
-    """states: entries by state. indexed, searchable: images. oldest_mark_seconds: how long the first mark waits."""
+    """The state of the index.
+
+    states: entries by state. indexed, searchable: images. oldest_mark_seconds: how long the oldest mark has waited.
+    """
 
     version: IndexVersion | None
     problem: str
@@ -33,7 +36,7 @@ class IndexStatus:
 
 
 def read_status() -> IndexStatus:
-    """Read the tables and ask a shared store for its position."""
+    """Return the state of the index, read from the tables and a shared store's position."""
     database = get_catalog().database
     version = versions.find_active()
     entries = IndexEntry.objects.using(database).filter(version=version)
@@ -48,25 +51,25 @@ def read_status() -> IndexStatus:
         problem=(versions.why_outdated(version) if version else "") or state.drain_error or problem,
         states={state.value: counted.get(state.value, 0) for state in IndexEntry.State},
         marks=marks.count(),
-        oldest_mark_seconds=_age(marks.order_by("pk"), "marked_at"),
+        oldest_mark_seconds=_age_seconds(marks.order_by("pk"), "marked_at"),
         in_work=entries.filter(lease_until__gt=Now()).count(),
         indexed=embeddings.count(),
         searchable=None if position is None else embeddings.filter(seq__lte=position).count(),
         lag=None if position is None else last_seq - position,
-        swept_seconds=_age(QueueState.objects.using(database).filter(swept_at__isnull=False), "swept_at"),
+        swept_seconds=_age_seconds(QueueState.objects.using(database).filter(swept_at__isnull=False), "swept_at"),
         waiting_tasks=queue.waiting_tasks(),
     )
 
 
 def failures(version: IndexVersion | None, *, limit: int = 20) -> list[tuple[str, str, str]]:
-    """Return key, state and reason of products that are not, or not wholly, indexed."""
+    """Return key, state and reason of products that are not indexed, or only partly."""
     states = [IndexEntry.State.FAILED, IndexEntry.State.PARTIAL]
     entries = IndexEntry.objects.using(get_catalog().database).filter(version=version, state__in=states)
     return list(entries.order_by("key").values_list("key", "state", "error")[:limit])
 
 
 def _position(version: IndexVersion | None) -> tuple[int | None, str]:
-    """Return the seq that a shared store has reached. A private one is fed before each query: None."""
+    """Return a shared store's seq (None for a private store, which is fed before each query) and its error."""
     if version is None:
         return None, ""
     try:
@@ -77,14 +80,14 @@ def _position(version: IndexVersion | None) -> tuple[int | None, str]:
     return (position.seq if position else 0) if store.is_shared else None, ""
 
 
-def _age(rows: QuerySet[Any], field: str) -> float | None:
-    """Return how long ago the first row's moment was, both by the database's clock."""
+def _age_seconds(rows: QuerySet[Any], field: str) -> float | None:
+    """Return the age in seconds of the first row's time, by the database's clock."""
     found = rows.annotate(now=Now()).values_list(field, "now").first()
     return None if found is None else max(0.0, (found[1] - found[0]).total_seconds())
 
 
-def duration(seconds: float) -> str:
-    """Return a time span for people: "45 s", "12 min", "3.5 h", "2 days"."""
+def format_duration(seconds: float) -> str:
+    """Return a readable duration, such as "45 s", "12 min", "3 h" or "2 days"."""
     for size, unit in ((86_400, "days"), (3_600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

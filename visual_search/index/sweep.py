@@ -1,4 +1,4 @@
-"""The sweep, each minute: what signals did not tell, retries that are due, and what can be thrown away."""
+"""The sweep, each minute: mark changes that sent no signal and retries that are due, prune, feed and repair."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from visual_search.conf import get_settings
 from visual_search.index import feed, repair
 from visual_search.index.claims import update_in_order
 from visual_search.index.marks import mark_unmarked
-from visual_search.index.plans import UNREADABLE, digest_of
+from visual_search.index.plans import UNREADABLE, product_digest
 from visual_search.index.versions import find_active
 from visual_search.models import (
     Embedding,
@@ -26,7 +26,7 @@ from visual_search.models import (
     IndexMark,
     IndexVersion,
     QueueState,
-    first_row,
+    get_singleton,
 )
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ SLICE = 500  # products compared in one go
 
 
 def sweep() -> dict[str, int]:
-    """Sweep once. Return counts; `waiting` says whether a drain should be asked for."""
+    """Sweep once and return counts. `waiting` is 1 if a drain should be requested."""
     database = get_catalog().database
     version = find_active()
     report = {"retried": 0, "found": 0, "pruned": 0, "repaired": 0}
@@ -45,7 +45,7 @@ def sweep() -> dict[str, int]:
         report["pruned"] = prune_tombstones(database)
         feed.feed_shared_store(version)
         report["repaired"] = repair.repair_shared_store(version)
-    first_row(QueueState, database)
+    get_singleton(QueueState, database)
     QueueState.objects.using(database).filter(pk=1).update(swept_at=Now())
     report["waiting"] = int(IndexMark.objects.using(database).exists())
     return report
@@ -62,12 +62,12 @@ def mark_due_retries(version: IndexVersion, database: str) -> int:
 
 
 def mark_differences(version: IndexVersion, database: str, *, seconds: float) -> int:
-    """Compare products with entries and mark what differs, going on where the last sweep ended.
+    """Compare products with entries and mark what differs, from where the last sweep ended. Return how many.
 
-    Both ways: products whose content the index does not have, and entries of products that are gone.
+    It finds products whose content is not indexed, and entries of products that no longer exist.
     """
     deadline = time.monotonic() + seconds
-    state = first_row(QueueState, database)
+    state = get_singleton(QueueState, database)
     found = 0
     for product_key, keys in differing_products(version, database, after=state.swept_product):
         found += mark_unmarked(keys)
@@ -88,7 +88,7 @@ def mark_differences(version: IndexVersion, database: str, *, seconds: float) ->
 
 
 def differing_products(version: IndexVersion, database: str, *, after: str = "") -> Iterator[tuple[str, list[str]]]:
-    """Yield slices: the last key looked at, and the keys whose content is not what the index has."""
+    """Yield per slice: the last key compared, and the keys of products whose content differs from the index."""
     catalog = get_catalog()
     products = catalog.queryset().using(database).order_by("pk")
     entries = IndexEntry.objects.using(database).filter(version=version)
@@ -101,41 +101,41 @@ def differing_products(version: IndexVersion, database: str, *, after: str = "")
 
 def _differs(catalog: Catalog, product: Any, entry: IndexEntry | None) -> bool:
     if entry is not None and entry.state == IndexEntry.State.FAILED and not entry.content_digest:
-        return False  # given up because it killed its workers; a save or `reindex_products --missing` tries again
+        return False  # failed because its workers died; a save or `reindex_products --missing` tries again
     return entry is None or entry.content_digest != _digest(catalog, product)
 
 
 def _digest(catalog: Catalog, product: Any) -> str:
     try:
-        return digest_of(catalog.payload(product), catalog.images_of(product))
-    except Exception:  # the shop's own code; the drain writes the reason into the entry
+        return product_digest(catalog.payload(product), catalog.images_of(product))
+    except Exception:  # the shop's code; the drain writes the reason into the entry
         logger.debug("Product %s can't be read through the catalogue", product.pk, exc_info=True)
         return UNREADABLE
 
 
 def orphaned_entries(version: IndexVersion, database: str, *, after: int = 0) -> Iterator[tuple[int, list[str]]]:
-    """Yield slices: the last entry looked at, and the keys of entries whose product may not be indexed any more."""
+    """Yield per slice: the last entry compared, and the keys of entries whose product may no longer be indexed."""
     entries = IndexEntry.objects.using(database).filter(version=version).exclude(state=IndexEntry.State.REMOVED)
     while page := list(entries.filter(pk__gt=after).order_by("pk").values_list("pk", "key")[:SLICE]):
         after = page[-1][0]
         keys = [key for _, key in page]
         possible = get_catalog().valid_keys(keys)
-        living = get_catalog().queryset().using(database).filter(pk__in=possible).values_list("pk", flat=True)
-        yield after, sorted(set(keys) - {str(pk) for pk in living})
+        existing = get_catalog().queryset().using(database).filter(pk__in=possible).values_list("pk", flat=True)
+        yield after, sorted(set(keys) - {str(pk) for pk in existing})
 
 
 def prune_tombstones(database: str) -> int:
-    """Delete old tombstones, and entries of removed products that left none."""
+    """Delete old tombstones, and entries of removed products that have no embeddings left. Return the tombstones."""
     old = datetime.timedelta(days=get_settings().TOMBSTONE_DAYS)
     with transaction.atomic(using=database):
-        graves = Embedding.objects.using(database).filter(vector=None, written_at__lt=Now() - old)
-        through = graves.aggregate(last=Max("seq"))["last"]
+        tombstones = Embedding.objects.using(database).filter(vector=None, written_at__lt=Now() - old)
+        through = tombstones.aggregate(last=Max("seq"))["last"]
         if through is None:
             return 0
         state = FeedState.objects.using(database).select_for_update().get(pk=1)
         state.pruned_through = max(state.pruned_through, through)
         state.save(using=database, update_fields=["pruned_through"])
-        pruned, _ = graves.filter(seq__lte=through).delete()
+        pruned, _ = tombstones.filter(seq__lte=through).delete()
         rows = Embedding.objects.using(database).filter(version=OuterRef("version"), product_key=OuterRef("key"))
         marks = IndexMark.objects.using(database).filter(key=OuterRef("key"))
         IndexEntry.objects.using(database).filter(

@@ -1,4 +1,4 @@
-"""Is the index right? Everything is recomputed from the shop's rows and compared with what is stored."""
+"""Verify the index: recompute it from the shop's rows and compare the result with what is stored."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from visual_search.components import embed_gallery, encoder_for, store_for
 from visual_search.exceptions import ImageUnreadable, Unavailable
 from visual_search.index import feed, leases
 from visual_search.index.embedding import PRODUCT_IMAGE_PIXELS
-from visual_search.index.plans import digest_of
+from visual_search.index.plans import product_digest
 from visual_search.index.sweep import orphaned_entries
 from visual_search.index.versions import get_active
 from visual_search.models import Embedding, IndexEntry, IndexMark, IndexVersion
 from visual_search.vision.images import content_digest, open_product_image
 
-SLICE = 500  # products compared in one go
+SLICE = 500  # products compared at once
 DEEP_SAMPLE = 20  # images that --deep embeds again
 SAME_IMAGE_COSINE = 0.999  # half precision and other batch sizes stay above it
 
@@ -28,7 +28,7 @@ EmbeddedImage = tuple[CatalogImage, Embedding]
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that is not as it should be. kind is stable; detail is for people."""
+    """One difference between shop, tables and store. kind: a stable identifier; detail: a text for people."""
 
     kind: str
     product: str
@@ -38,6 +38,8 @@ class Difference:
 
 @dataclass(slots=True)
 class Verification:
+    """What was counted and the differences found. unreadable: products whose entry says partial or failed."""
+
     products: int = 0
     images: int = 0
     points: int = 0
@@ -49,16 +51,15 @@ class Verification:
 
 
 def verify(*, is_deep: bool = False) -> Verification:
-    """Compare shop, tables and store. is_deep also hashes every image and embeds a sample again.
+    """Compare shop, tables and store. is_deep: also hash every image and embed a sample again.
 
-    Products whose image can't be read are counted as `unreadable`: their entries say why, so they differ
-    from nothing.
+    Products with unreadable images are counted as `unreadable` and are no difference: their entries hold the reason.
     """
     database = get_catalog().database
     version = get_active()
     report = Verification()
     waiting = IndexMark.objects.using(database).values_list("model_label", "key").distinct()
-    report.differences += [Difference("waiting", key, f"{label} is marked, not drained yet") for label, key in waiting]
+    report.differences += [Difference("waiting", key, f"{label} is marked, but not drained") for label, key in waiting]
     sample = Sample(DEEP_SAMPLE)
     for product, entry, rows in _products(version, database):
         report.products += 1
@@ -78,20 +79,20 @@ def verify(*, is_deep: bool = False) -> Verification:
 
 
 class Sample:
-    """A random sample of a stream: each item is as likely to be kept. Source: Vitter 1985, algorithm R."""
+    """A uniform random sample of a stream. Source: Vitter 1985, algorithm R."""
 
     def __init__(self, size: int) -> None:
         self.size, self.seen = size, 0
         self.chosen: list[EmbeddedImage] = []
-        self._dice = random.Random()  # noqa: S311
+        self._random = random.Random()  # noqa: S311
 
     def add(self, items: list[EmbeddedImage]) -> None:
         for item in items:
             self.seen += 1
             if len(self.chosen) < self.size:
                 self.chosen.append(item)
-            elif (place := self._dice.randrange(self.seen)) < self.size:
-                self.chosen[place] = item
+            elif (position := self._random.randrange(self.seen)) < self.size:
+                self.chosen[position] = item
 
 
 def _products(version: IndexVersion, database: str) -> Iterator[tuple[Any, IndexEntry | None, list[Embedding]]]:
@@ -123,18 +124,18 @@ def _compare_product(
     if entry.state in (IndexEntry.State.PARTIAL, IndexEntry.State.FAILED):
         report.unreadable += 1
     elif entry.state != IndexEntry.State.INDEXED:
-        yield Difference("state", key, f"the entry says {entry.state!r}")
+        yield Difference("state", key, f"the entry's state is {entry.state!r}")
     try:
         payload, images = catalog.payload(product), catalog.images_of(product)
-    except Exception as error:  # the shop's own code
+    except Exception as error:  # the shop's code
         if entry.state != IndexEntry.State.FAILED:
             yield Difference("catalogue", key, f"can't be read through the catalogue: {error}")
         return
-    if entry.content_digest != digest_of(payload, images):
+    if entry.content_digest != product_digest(payload, images):
         yield Difference("content", key, "payload or images changed since it was indexed")
-    living = {row.image_key: row for row in rows if row.vector is not None}
+    rows_by_image = {row.image_key: row for row in rows if row.vector is not None}
     for image in images:
-        row = living.pop(image.key, None)
+        row = rows_by_image.pop(image.key, None)
         if row is None:
             if entry.state == IndexEntry.State.INDEXED:
                 yield Difference("embedding_missing", key, "not embedded", image.key)
@@ -143,8 +144,8 @@ def _compare_product(
         if row.image_identity != image.identity:
             yield Difference("image", key, f"embedded {row.image_identity!r}, now {image.identity!r}", image.key)
         if row.payload != payload or row.is_main != image.is_main:
-            yield Difference("payload", key, f"stored {row.payload!r}, wanted {payload!r}", image.key)
-    for image_key in living:
+            yield Difference("payload", key, f"stored {row.payload!r}, expected {payload!r}", image.key)
+    for image_key in rows_by_image:
         yield Difference("embedding_extra", key, "embedded, but the product has no such image", image_key)
 
 
@@ -152,7 +153,7 @@ def _compare_removed(version: IndexVersion, database: str) -> Iterator[Differenc
     rows = Embedding.objects.using(database).filter(version=version, vector__isnull=False)
     gone = IndexEntry.objects.using(database).filter(version=version, state=IndexEntry.State.REMOVED)
     for key in rows.filter(product_key__in=gone.values("key")).values_list("product_key", flat=True).distinct():
-        yield Difference("embedding_extra", key, "the product was removed, its embedding was not")
+        yield Difference("embedding_extra", key, "the product was removed, but its embedding was not")
 
 
 def _compare_store(version: IndexVersion, database: str, report: Verification) -> Iterator[Difference]:
@@ -170,20 +171,20 @@ def _compare_store(version: IndexVersion, database: str, report: Verification) -
         if point not in found:
             yield Difference("point_missing", key, f"point {point} is not in the store")
         elif found[point] != seq:
-            yield Difference("point_stale", key, f"point {point} is of seq {found[point]}, the table has {seq}")
+            yield Difference("point_stale", key, f"point {point} has seq {found[point]}, the table has {seq}")
     for point in found.keys() - wanted.keys():
-        yield Difference("point_extra", "", f"point {point} is in the store alone")
+        yield Difference("point_extra", "", f"point {point} is in the store but not in the table")
 
 
 def _compare_bytes(embedded: list[EmbeddedImage]) -> Iterator[Difference]:
     for image, row in embedded:
         try:
             digest = content_digest(image.read())
-        except Exception as error:  # each storage raises errors of its own client
-            yield Difference("image", row.product_key, f"can't be read any more: {error}", image.key)
+        except Exception as error:  # each storage raises its own client's errors
+            yield Difference("image", row.product_key, f"can no longer be read: {error}", image.key)
             continue
         if digest != row.digest:
-            yield Difference("image", row.product_key, "other bytes under the same name", image.key)
+            yield Difference("image", row.product_key, "different bytes under the same name", image.key)
 
 
 def _compare_vectors(version: IndexVersion, sample: list[EmbeddedImage]) -> Iterator[Difference]:
@@ -193,7 +194,7 @@ def _compare_vectors(version: IndexVersion, sample: list[EmbeddedImage]) -> Iter
         try:
             pixels = open_product_image(io.BytesIO(image.read()), max_pixels=PRODUCT_IMAGE_PIXELS, target_px=target_px)
         except (ImageUnreadable, OSError):
-            continue  # told above
-        cosine = float(embed_gallery(version, encoder, [pixels])[0] @ feed.vectors_of([row], version.dim)[0])
+            continue  # reported by _compare_bytes
+        cosine = float(embed_gallery(version, encoder, [pixels])[0] @ feed.rows_to_vectors([row], version.dim)[0])
         if cosine < SAME_IMAGE_COSINE:
             yield Difference("vector", row.product_key, f"embedded again: cosine {cosine:.4f}", image.key)

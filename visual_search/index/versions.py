@@ -1,4 +1,4 @@
-"""Index versions: which one searches use, and the first one. How others are made and switched: building.py."""
+"""Look up index versions and create the first one. building.py builds and switches the others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from visual_search.catalog import get_catalog
 from visual_search.components import close_stores, gallery_preparation, get_encoder, store_for
 from visual_search.conf import get_settings
 from visual_search.exceptions import ConfigurationError, IndexEmpty, IndexOutdated, Unavailable
-from visual_search.models import Embedding, FeedState, IndexEntry, IndexMark, IndexVersion, first_row, index_fingerprint
+from visual_search.models import (
+    Embedding,
+    FeedState,
+    IndexEntry,
+    IndexMark,
+    IndexVersion,
+    get_singleton,
+    index_fingerprint,
+)
 from visual_search.stores.base import as_shared
 
 logger = logging.getLogger(__name__)
@@ -22,7 +30,7 @@ logger = logging.getLogger(__name__)
 def all_versions() -> QuerySet[IndexVersion]:
     """Return the versions, each with `feed_epoch` and `feed_seq`.
 
-    So a search knows from one query which version to use and whether its store is up to date.
+    A search needs one query to learn which version to use and whether its store is up to date.
     """
     database = get_catalog().database
     state = FeedState.objects.using(database).filter(pk=1)
@@ -32,24 +40,24 @@ def all_versions() -> QuerySet[IndexVersion]:
 
 
 def find_active() -> IndexVersion | None:
-    """Return the version that searches use, or None before the first product was indexed."""
+    """Return the active version, or None before the first drain."""
     return all_versions().filter(state=IndexVersion.State.ACTIVE).first()
 
 
-def find_version(number: int) -> IndexVersion:
-    """Return the version of that number, active or not. Raises ConfigurationError, naming those there are."""
+def get_version(number: int) -> IndexVersion:
+    """Return the version with that number, active or not. Raises ConfigurationError, which lists the existing ones."""
     known = {version.pk: version for version in all_versions()}
     if number not in known:
-        there = f"there are {', '.join(map(str, sorted(known)))}" if known else "there is none yet"
-        raise ConfigurationError(f"There is no index version {number}; {there}: see `manage.py list_versions`.")
+        existing = f"there are {', '.join(map(str, sorted(known)))}" if known else "there is none yet"
+        raise ConfigurationError(f"There is no index version {number}; {existing}: see `manage.py list_versions`.")
     return known[number]
 
 
 def get_active() -> IndexVersion:
-    """Return the version that searches use.
+    """Return the active version.
 
-    Raises IndexEmpty before the first product was indexed, IndexOutdated while the settings name what no version was
-    made with.
+    Raises IndexEmpty before the first drain, IndexOutdated while no version has the checkpoint and preparation that
+    the settings name.
     """
     version = find_active()
     if version is None:
@@ -60,10 +68,10 @@ def get_active() -> IndexVersion:
 
 
 def why_outdated(active: IndexVersion) -> str:
-    """Return what to do if the settings name a checkpoint or a preparation that no version has, otherwise nothing.
+    """Return what to do if no version has the checkpoint and preparation that the settings name, otherwise "".
 
-    They name what the first version is made with. Afterwards the active row decides; where the settings name a version
-    that is there, active or not, everything is as it was meant.
+    The settings name those of the first version; afterwards the active row decides. It is no error if they name an
+    existing version that is not active.
     """
     wanted = get_settings().CHECKPOINT, gallery_preparation()
     if wanted == (active.checkpoint, active.preparation):
@@ -72,18 +80,18 @@ def why_outdated(active: IndexVersion) -> str:
     if any(other.preparation == wanted[1] for other in others):
         return ""
     return (
-        f"The index was made with {_described(active.checkpoint, active.preparation)}; VISUAL_SEARCH names "
-        f"{_described(*wanted)}. Run `manage.py build_version` and then `manage.py switch_version`, or set CHECKPOINT "
+        f"The index was made with {_describe(active.checkpoint, active.preparation)}; VISUAL_SEARCH names "
+        f"{_describe(*wanted)}. Run `manage.py build_version` and then `manage.py switch_version`, or set CHECKPOINT "
         "and GALLERY_PREPARATION back; `manage.py reset_index` starts over."
     )
 
 
-def _described(checkpoint: str, preparation: str) -> str:
+def _describe(checkpoint: str, preparation: str) -> str:
     return repr(checkpoint) if preparation == "none" else f"{checkpoint!r} with images prepared by {preparation!r}"
 
 
 def ensure_active() -> IndexVersion:
-    """Return the active version; the first one is made from the settings' checkpoint, which loads it."""
+    """Return the active version. Create the first one from the settings' checkpoint, which is loaded for that."""
     if find_active() is not None:
         return get_active()
     checkpoint = get_settings().CHECKPOINT
@@ -98,28 +106,28 @@ def ensure_active() -> IndexVersion:
                 state=IndexVersion.State.ACTIVE,
                 activated_at=Now(),
             )
-    except IntegrityError:  # another worker was faster
+    except IntegrityError:  # another worker created it first
         return get_active()
 
 
 def reset_feed() -> None:
-    """Begin another epoch: every store forgets what it holds and is fed from the table, without the encoder."""
+    """Start a new epoch: every store is emptied and fed from the table again, without the encoder."""
     database = get_catalog().database
-    first_row(FeedState, database)
+    get_singleton(FeedState, database)
     FeedState.objects.using(database).filter(pk=1).update(epoch=uuid.uuid4())
 
 
 def reset_index() -> None:
-    """Delete the whole index: the tables, and the points of a store that all processes share."""
+    """Delete the whole index: the tables, and the collections of a shared store."""
     database = get_catalog().database
     for version in IndexVersion.objects.using(database):
         if store := as_shared(store_for(version)):
             try:
                 store.drop()
-            except Unavailable as error:  # its collection stays behind, under a name that is never used again
+            except Unavailable as error:  # its collection remains, under a name that is never used again
                 logger.warning("The store could not be dropped: %s", error)
     with transaction.atomic(using=database):
         for model in (IndexMark, Embedding, IndexEntry, IndexVersion, FeedState):
             model.objects.using(database).all().delete()
-        first_row(FeedState, database)  # another epoch
+        get_singleton(FeedState, database)  # a new epoch
     close_stores()

@@ -73,7 +73,7 @@ def open_configuration(*, number: int | None = None, strategy: str | None = None
     number: of an index version; the active one's if None. strategy: the setting's if None.
     Raises ConfigurationError, IndexEmpty, IndexOutdated, StoreUnavailable.
     """
-    version = versions.get_active() if number is None else versions.find_version(number)
+    version = versions.get_active() if number is None else versions.get_version(number)
     strategy = strategy or get_settings().QUERY_PREPARATION
     if not indexed_in(version).exists():
         raise IndexEmpty(f"Index version {version.pk} holds no products yet. Run `manage.py build_version`.")

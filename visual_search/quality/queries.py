@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from visual_search.catalog import CatalogImage, get_catalog
 from visual_search.conf import get_settings
 from visual_search.exceptions import InvalidLabels, VisualSearchError
-from visual_search.index.relations import in_slices
+from visual_search.index.relations import iter_key_slices
 from visual_search.quality.evaluation import products_of
 from visual_search.vision.images import content_digest, encode_jpeg, open_product_image
 
@@ -71,7 +71,7 @@ def make_queries(
 def _products(limit: int | None) -> Iterator[tuple[str, Any]]:
     catalog = get_catalog()
     left = limit
-    for keys in in_slices(catalog.queryset().using(catalog.database)):
+    for keys in iter_key_slices(catalog.queryset().using(catalog.database)):
         chosen = keys if left is None else keys[:left]
         yield from products_of(chosen).items()
         left = None if left is None else left - len(chosen)

@@ -212,7 +212,7 @@ def stored_vectors(version: IndexVersion, keys: Sequence[str]) -> Mapping[str, V
     best = {row.product_key: row for row in rows.order_by("is_main", "-image_key")}
     if missing := [key for key in keys if key not in best]:
         raise not_indexed_error(missing[0])
-    vectors = feed.vectors_of(list(best.values()), version.dim)
+    vectors = feed.rows_to_vectors(list(best.values()), version.dim)
     return dict(zip(best, vectors, strict=True))
 
 

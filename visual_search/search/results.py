@@ -72,7 +72,7 @@ def search(
 ) -> SearchResults:
     """Return the products that answer `query`, best first.
 
-    version: an index version from `versions.find_version` to search instead of the serving one, for evaluations.
+    version: an index version from `versions.get_version` to search instead of the serving one, for evaluations.
     Only products in `visible_to(queryset())` for this request are returned, whatever the store holds. Products with
     equal scores are ordered by key, so that no product is on two pages.
     Raises InvalidQuery, PhotoRejected, Busy, IndexEmpty, IndexOutdated, StoreUnavailable.

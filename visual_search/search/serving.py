@@ -13,7 +13,7 @@ import time
 
 from django.db import connections
 
-from visual_search.components import encoder_for, get_encoder, keep_only, store_for
+from visual_search.components import encoder_for, get_encoder, release_other_versions, store_for
 from visual_search.exceptions import IndexEmpty, IndexOutdated
 from visual_search.index import feed, versions
 from visual_search.models import IndexVersion
@@ -89,7 +89,7 @@ def _start_serving(version: IndexVersion) -> IndexVersion:
     if _served.get(os.getpid()) not in (None, version.pk):
         logger.info("This process now searches index version %s (%s).", version.pk, version.checkpoint)
     _served[os.getpid()] = version.pk
-    keep_only(version)
+    release_other_versions(version)
     return version
 
 

@@ -23,7 +23,7 @@ class Command(IndexCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         version = building.start_build(checkpoint=options["checkpoint"], preparation=options["preparation"])
-        left = building.pending(version)
+        left = building.count_pending(version)
         self.stdout.write(f"Version {version.pk}: {version.checkpoint} ({version.dim}-d, {version.fingerprint})")
         with Progress(left, "Building") as bar:
             report = building.build(version, progress=lambda result: bar.advance())

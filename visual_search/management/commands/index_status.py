@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from visual_search.index.queue import worker_command
-from visual_search.index.status import IndexStatus, duration, failures, read_status
+from visual_search.index.status import IndexStatus, failures, format_duration, read_status
 from visual_search.management.base import IndexCommand
 
 LATE_SECONDS = 120  # it sweeps each minute
@@ -63,7 +63,7 @@ def _waiting(found: IndexStatus) -> str:
     if found.oldest_mark_seconds is None:
         return "nothing"
     changes = f"{found.marks} change{'s' * (found.marks != 1)}"
-    return f"{changes}, the oldest for {duration(found.oldest_mark_seconds)}; {found.in_work} in work"
+    return f"{changes}, the oldest for {format_duration(found.oldest_mark_seconds)}; {found.in_work} in work"
 
 
 def _worker(found: IndexStatus) -> str:
@@ -71,4 +71,4 @@ def _worker(found: IndexStatus) -> str:
     if found.swept_seconds is None:
         return f"not seen yet (it sweeps within a minute of its start): start `{worker_command()}`{tasks}"
     late = " - is it running?" if found.swept_seconds > LATE_SECONDS else ""
-    return f"swept {duration(found.swept_seconds)} ago{late}{tasks}"
+    return f"swept {format_duration(found.swept_seconds)} ago{late}{tasks}"

@@ -14,7 +14,7 @@ from visual_search.catalog import get_catalog
 from visual_search.index import drain, queue, status, versions
 from visual_search.index.expansion import expand_related_marks
 from visual_search.index.marks import mark_keys
-from visual_search.index.relations import in_slices
+from visual_search.index.relations import iter_key_slices
 from visual_search.index.sweep import differing_products, orphaned_entries
 from visual_search.management.base import IndexCommand
 from visual_search.management.progress import Progress
@@ -77,7 +77,7 @@ class Command(IndexCommand):
         elif options["all"] or options["missing"]:
             entries = IndexEntry.objects.using(catalog.database).filter(version=versions.find_active())
             indexed = entries.filter(state=IndexEntry.State.INDEXED)
-            for keys in in_slices(catalog.queryset().using(catalog.database)):
+            for keys in iter_key_slices(catalog.queryset().using(catalog.database)):
                 done = set(indexed.filter(key__in=keys).values_list("key", flat=True)) if options["missing"] else set()
                 yield [key for key in keys if key not in done]
 
@@ -113,7 +113,7 @@ class Command(IndexCommand):
 
     def check_worker(self, left: int, still_seconds: float) -> None:
         """Raise CommandError if the worker said what is wrong, or if there seems to be none."""
-        state = queue.read_state()
+        state = queue.read_queue_state()
         if state.drain_error:
             raise CommandError(f"The worker can't index: {state.drain_error}")
         # A request that was taken may mean a checkpoint that is being loaded, or even fetched.

@@ -17,8 +17,8 @@ class Command(IndexCommand):
         parser.add_argument("version", type=int, help="Its number, as `list_versions` shows it.")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        version = versions.find_version(options["version"])
-        with Progress(building.pending(version), "Catching up") as bar:
+        version = versions.get_version(options["version"])
+        with Progress(building.count_pending(version), "Catching up") as bar:
             before = building.switch(version, progress=lambda result: bar.advance())
         self.stdout.write(self.style.SUCCESS(f"Version {version.pk} ({version.checkpoint}) is active."))
         self.stdout.write(f"Back to version {before.pk} ({before.checkpoint}): `manage.py rollback_version`.")
