@@ -22,7 +22,7 @@ from visual_search.index import feed
 from visual_search.models import Embedding, IndexVersion
 from visual_search.search.photos import Photo, cached_embedding, keep_embedding
 from visual_search.stores.base import Filters
-from visual_search.vision.preparation import STRATEGIES, embed_prepared, identity, prepare
+from visual_search.vision.preparation import STRATEGIES, embed_prepared, preparation_id, prepare
 
 if TYPE_CHECKING:
     import numpy as np
@@ -163,7 +163,7 @@ def photo_vector(
 ) -> tuple[Vector, PhotoReport]:
     """Return a photo's unit vector (dim,), and what was done with it. preparation: see SearchQuery."""
     strategy = preparation or get_settings().QUERY_PREPARATION
-    how = identity(strategy, get_settings().BACKGROUND_MODEL)
+    how = preparation_id(strategy, get_settings().BACKGROUND_MODEL)
     name = f"{version.encoder_fingerprint}:{how}:{photo.digest}"
     if known := cached_embedding(name, version.dim):
         vector, preparation, fallback = known
