@@ -147,7 +147,7 @@ def write_rows(version: IndexVersion, store: VectorStore, rows: list[Embedding],
     gone = [str(row.id) for row in rows if row.vector is None]
     if gone and not is_empty:
         if shared := as_shared(store):  # this process may have been paused, and the ids come back since
-            shared.delete_through(gone, seq=rows[-1].seq)
+            shared.delete_up_to(gone, seq=rows[-1].seq)
         else:
             store.delete(gone)
     if alive:

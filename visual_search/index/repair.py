@@ -99,10 +99,10 @@ def _mend(
     ghosts = [point for point, seq in stored.items() if point not in wanted or seq > wanted[point]]
     lacking = [point for point, seq in wanted.items() if seq <= through and stored.get(point) != seq]
     if ours := [point for point in ghosts if stored[point] <= through]:
-        store.delete_through(ours, seq=through)
+        store.delete_up_to(ours, seq=through)
     if foreign := [point for point in ghosts if stored[point] > through]:
         # Of another history. Writes are conditional on the seq, so they have to go before what stands in the table.
-        store.delete_through(foreign, seq=max(stored[point] for point in foreign))
+        store.delete_up_to(foreign, seq=max(stored[point] for point in foreign))
     if lacking:
         rows = list(_living(version).filter(id__in=lacking).order_by("seq"))
         if rows:
