@@ -1,13 +1,13 @@
-"""Check on a machine with a GPU what can't be tested elsewhere: `make check-gpu`.
+"""Run the checks that need a GPU: `make check-gpu`.
 
     CHECKPOINT=openai/clip-vit-large-patch14 python -m benchmarks.check_gpu    # the default is the starter
 
-1. A django-q2 worker embeds on the GPU after the cluster's fork.
-2. Half precision: every cosine with single precision on the CPU is .999 or more; both have one fingerprint.
-3. A batch that is too large for the memory halves itself, gives the same embeddings and grows back.
-4. A fine-tuning in mixed precision: its loss falls as on the CPU.
-5. Images a second.
-Exits with 1 if a check fails, with 0 and "not run: no GPU" where there is none.
+1. A django-q2 worker embeds on the GPU after the cluster has forked.
+2. Half precision: every cosine to single precision on the CPU is at least .999, and the fingerprint is the same.
+3. A batch too large for the memory is halved, gives the same embeddings and grows again.
+4. Fine-tuning in mixed precision: the loss falls as on the CPU.
+5. Images per second.
+Exits with 1 if a check fails, or with 0 and "not run: no GPU" on a machine without one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from visual_search.vision.encoder import GROW_AFTER, TransformersEncoder
 
 ROOT = Path(__file__).resolve().parent.parent
 COSINE_MIN = 0.999
-LOSS_TOLERANCE = 0.05  # of single precision's: bfloat16 keeps 8 bits
+LOSS_TOLERANCE = 0.05  # relative to single precision: bfloat16 has 8 bits
 SMALL_BATCH, LARGE_BATCH = 4, 64
 WORKER_SECONDS = 300  # importing torch and loading a large checkpoint from a cold disk
 
@@ -67,7 +67,7 @@ def report(claim: str, *, holds: bool, detail: str) -> bool:
 
 
 def check_worker(checkpoint: str, *, device_type: str) -> bool:
-    """Let a worker of a real cluster embed, on a database that is thrown away."""
+    """Embed in a worker of a real cluster, on a temporary database."""
     claim = "a django-q2 worker embeds after the fork"
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"DJANGO_SETTINGS_MODULE": "example_shop.settings", "SHOP_STATE_DIR": folder}
@@ -91,7 +91,7 @@ def check_worker(checkpoint: str, *, device_type: str) -> bool:
 
 
 def embed_in_worker(checkpoint: str) -> dict[str, Any]:
-    """Run in the worker: say where the embedding was made."""
+    """Run in the worker and return where the embedding was computed."""
     import multiprocessing
 
     import numpy as np
@@ -112,7 +112,7 @@ def running_cluster(log: Path) -> Iterator[Path]:
     with log.open("w") as output:
         cluster = subprocess.Popen(
             [sys.executable, "manage.py", "qcluster"],
-            env=os.environ | {"Q_CLUSTER_NAME": "embedding"},  # its option -n comes too late: the settings are read
+            env=os.environ | {"Q_CLUSTER_NAME": "embedding"},  # not the option -n: it comes after the settings are read
             cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         try:
@@ -122,7 +122,7 @@ def running_cluster(log: Path) -> Iterator[Path]:
             try:
                 cluster.wait(30)
             except subprocess.TimeoutExpired:
-                os.killpg(cluster.pid, signal.SIGKILL)  # its own session: the guard and the workers, nobody else
+                os.killpg(cluster.pid, signal.SIGKILL)  # its own session, so only the guard and the workers
                 cluster.wait()
 
 
@@ -140,7 +140,7 @@ def check_half_precision(checkpoint: str) -> bool:
 
 
 def check_out_of_memory(checkpoint: str) -> bool:
-    """Forbid torch's allocator more memory than a small batch took: a larger one then fails as on a full GPU."""
+    """Limit torch's allocator to the memory of a small batch, so that a larger one fails as on a full GPU."""
     import torch
 
     images = photos(LARGE_BATCH)
@@ -163,25 +163,25 @@ def check_out_of_memory(checkpoint: str) -> bool:
         encoder.embed_images(images[:halved])
     grown, cosine = encoder.batch.size, float((found * wanted).sum(axis=1).min())
     return report(
-        "a batch that is too large halves itself and grows back",
+        "a batch that is too large is halved and grows again",
         holds=halved < LARGE_BATCH and grown > halved and cosine >= COSINE_MIN,
         detail=f"batch {LARGE_BATCH} -> {halved} -> {grown}, lowest cosine {cosine:.5f}",
     )
 
 
 def check_fine_tuning(checkpoint: str, *, device: str = "cuda") -> bool:
-    """Learn from the same batches on both devices."""
-    on_cpu, there = learn(checkpoint, "cpu"), learn(checkpoint, device)
-    apart = max(abs(one - other) / one for one, other in zip(on_cpu, there, strict=True))
+    """Train on the same batches on both devices and compare the losses."""
+    on_cpu, on_device = learn(checkpoint, "cpu"), learn(checkpoint, device)
+    difference = max(abs(one - other) / one for one, other in zip(on_cpu, on_device, strict=True))
     return report(
-        "a fine-tuning in mixed precision learns as in single precision",
-        holds=there[-1] < there[0] and apart <= LOSS_TOLERANCE,
-        detail=f"loss {there[0]:.3f} -> {there[-1]:.3f}, at most {apart:.1%} from that on the CPU",
+        "fine-tuning in mixed precision learns as in single precision",
+        holds=on_device[-1] < on_device[0] and difference <= LOSS_TOLERANCE,
+        detail=f"loss {on_device[0]:.3f} -> {on_device[-1]:.3f}, at most {difference:.1%} from that on the CPU",
     )
 
 
 def learn(checkpoint: str, device: str) -> list[float]:
-    """Return the loss of five steps."""
+    """Return the losses of five training steps."""
     from tests.drawings import photo_bytes
     from visual_search.training.batches import Batches, Example
     from visual_search.training.trainer import Recipe, Trainer

@@ -1,10 +1,10 @@
-"""How much faster is a 12-megapixel JPEG decoded for an encoder than in full?
+"""Compare decoding a 12-megapixel JPEG at reduced size, for an encoder, with decoding it in full.
 
     python -m benchmarks.decode
 
-Both ways end with the same upright RGB pixels, as many as the encoder of a crop wants: decoded in full, turned and
-resized; or decoded smaller by `decode_photo`. Also a crop of a quarter of the photo, which needs more of it. All in one
-run and by turns, so that a busy machine slows all. Prints medians and ratios.
+Both ways produce upright RGB pixels at the same target size: decoded in full, transposed and resized; or decoded at
+reduced size by `decode_photo`. A third way also crops a quarter of the photo, which needs more of its pixels. The ways
+take turns in one run, so that a busy machine slows all of them. Prints medians and ratios.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.drawings import STORED_AS, draw_photo, exif_block, file_bytes
 from visual_search.vision.images import Crop, decode_photo
 
 SIZE_PX = (4000, 3000)
-TARGET_PX = 448  # twice the 224 of most encoders, so that a crop still has enough pixels
+TARGET_PX = 448  # twice the 224 of most encoders, so that a crop has enough pixels
 QUARTER: Crop = (0.25, 0.25, 0.75, 0.75)
 ROUNDS = 15
 
@@ -42,7 +42,7 @@ def milliseconds(decode: Callable[[], None]) -> float:
 
 
 def camera_photo(orientation: int, noise: float) -> bytes:
-    """Return a drawn photo with a sensor's noise: the more of it, the longer any decoder reads."""
+    """Return a drawn photo with sensor noise. More noise makes every decoder slower."""
     grain = Image.effect_noise(SIZE_PX, 60).convert("RGB")
     image = Image.blend(draw_photo(SIZE_PX), grain, noise)
     if orientation in STORED_AS:
@@ -53,7 +53,7 @@ def camera_photo(orientation: int, noise: float) -> bytes:
 def main() -> None:
     print(f"12 megapixels for {TARGET_PX} px (target: at least 3 times faster)")
     for noise in (0.02, 0.05, 0.15):
-        for label, orientation in (("upright", 1), ("turned by EXIF", 6)):
+        for label, orientation in (("upright", 1), ("rotated by EXIF", 6)):
             data = camera_photo(orientation, noise)
             rounds = [
                 (

@@ -1,9 +1,9 @@
-"""Time one checkpoint on this machine: loading, one image, batches, one text, memory.
+"""Measure one checkpoint on this machine: loading, one image, batches, one text, memory.
 
-    python -m benchmarks.encoder                      # the starter, built if need be
+    python -m benchmarks.encoder                      # the starter, built if necessary
     python -m benchmarks.encoder --checkpoint openai/clip-vit-large-patch14 --threads 4
 
-Prints one JSON object. Medians; images are 640 x 480 RGB in memory, their preprocessing included.
+Prints medians as one JSON object. Images are 640 x 480 RGB in memory; the times include preprocessing.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def peak_rss_mb() -> int | None:
     except ImportError:  # not on Windows
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1e6 if sys.platform == "darwin" else 1e3))  # bytes there, KiB on Linux
+    return round(peak / (1e6 if sys.platform == "darwin" else 1e3))  # bytes on macOS, KiB on Linux
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The engines that `benchmarks.store` compares: each holds the same points and answers the same queries."""
+"""The engines that `benchmarks.store` compares. All hold the same points and answer the same queries."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LIMIT = 20
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """vectors: contiguous float32 (n, dim), unit. category, price: of each row."""
+    """The points. vectors: contiguous float32 (n, dim), unit length. category, price: one value per row."""
 
     vectors: np.ndarray
     category: np.ndarray
@@ -31,7 +31,7 @@ class Data:
         return {"category": f"c{self.category[row]}", "price": float(self.price[row])}
 
     def rows(self, wanted: Wanted) -> np.ndarray:
-        """Return which rows match, as booleans."""
+        """Return a boolean mask of the rows that match."""
         mask = self.category == wanted.category
         return mask & (self.price <= wanted.max_price) if wanted.max_price is not None else mask
 
@@ -52,7 +52,7 @@ class Engine(Protocol):
 
 
 class NumpyExact:
-    """The yardstick: matrix @ vector and argpartition."""
+    """The baseline: matrix @ vector and argpartition."""
 
     takes_filters = True
 
@@ -74,7 +74,7 @@ def best_rows(scores: np.ndarray) -> np.ndarray:
 
 
 class OurEdgeStore:
-    """The default store as it is shipped, through its own class."""
+    """The default store, unchanged, through its own class."""
 
     takes_filters = True
 
@@ -104,7 +104,7 @@ def filters_of(wanted: Wanted | None) -> Filters:
 
 
 class BareEdge:
-    """A shard of the same engine by hand, with one of its indexes."""
+    """A shard of the same engine, used directly, with one of its index types."""
 
     takes_filters = True
 
@@ -163,7 +163,7 @@ class BareEdge:
 
 
 class QdrantLocal:
-    """qdrant-client's local mode: for tests, never a measure of the server."""
+    """qdrant-client's local mode, which is meant for tests and says nothing about the server."""
 
     takes_filters = True
 
@@ -222,7 +222,7 @@ class FaissHnsw:
 
 
 class UsearchHnsw:
-    """float16. It takes no filter in Python."""
+    """usearch with float16. Its Python API has no filters."""
 
     takes_filters = False
 
@@ -246,7 +246,7 @@ class UsearchHnsw:
 
 
 def engines(threads: int) -> dict[str, Callable[[Data], Engine]]:
-    """threads: for building an HNSW index; queries have one."""
+    """Return the engines by name. threads: for building an HNSW index; queries use one."""
     return {
         "edge": OurEdgeStore,
         "edge_int8": lambda data: BareEdge(data, kind="int8"),
@@ -254,7 +254,7 @@ def engines(threads: int) -> dict[str, Callable[[Data], Engine]]:
         "qdrant_local": QdrantLocal,
         "faiss_hnsw": FaissHnsw,
         "usearch_hnsw": UsearchHnsw,
-        # Only when named: what the default store chooses between.
+        # Only on request: the two modes of the default store.
         "edge_exact": lambda data: BareEdge(data, kind="exact"),
         "edge_codes": lambda data: BareEdge(data, kind="codes"),
     }

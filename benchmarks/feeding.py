@@ -1,4 +1,4 @@
-"""What feeding the default store costs, on SQLite: a part of `python -m benchmarks.store`."""
+"""Measure the cost of feeding the default store from SQLite, as part of `python -m benchmarks.store`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def timed(call: object) -> float:
 
 
 def fill(size: int, dim: int) -> None:
-    """Write rows as a drain would leave them; no product is needed for feeding."""
+    """Write the rows that a drain would write. Feeding needs no products."""
     from visual_search.models import Embedding, FeedState, IndexVersion, point_id
 
     for model in (Embedding, IndexVersion, FeedState):
@@ -74,7 +74,7 @@ def fill(size: int, dim: int) -> None:
 
 
 def change(size: int, count: int) -> None:
-    """Give `count` rows a new seq, as a change of their price does."""
+    """Give `count` rows a new price and a new seq."""
     from django.db.models import F
 
     from visual_search.models import Embedding, FeedState

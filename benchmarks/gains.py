@@ -1,8 +1,8 @@
-"""Which cheap tricks find more? None is built in unless it pays.
+"""Measure cheap tricks that might find more. None is built in unless it pays.
 
     python -m benchmarks.gains [--data data/grocery] [--limit 500]
 
-Train photos against the catalogue's pictures by exact search; paired 95 % intervals over products.
+Searches the catalogue's pictures exactly with the training photos. Intervals are paired 95 % intervals over products.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from visual_search.vision.encoder import TransformersEncoder
 from visual_search.vision.images import decode_photo
 
 STATE = Path(os.environ.get("SHOP_STATE_DIR", ".demo"))
-CENTRE = 0.15  # cut off on each side
-EXPANSION = 0.3  # weight of the nearest pictures
+CENTRE = 0.15  # share cut off on each side
+EXPANSION = 0.3  # weight of the two nearest pictures
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--limit", type=int, default=500, help="Photos, spread over all.")
+    parser.add_argument("--limit", type=int, default=500, help="Number of photos, evenly spaced.")
     options = parser.parse_args()
     if not (options.data / "photos.csv").exists():
         parser.exit(2, GETTING_THE_DATA.format(folder=options.data) + "\n")
@@ -41,7 +41,7 @@ def main() -> None:
 
     def embed(rows: list[dict[str, str]], name: str, change: Callable[[Image.Image], Image.Image]) -> Any:
         return np.concatenate(
-            [encoder.embed_images([change(read(options.data / row[name])) for row in some]) for some in batches(rows)]
+            [encoder.embed_images([change(read(options.data / row[name])) for row in batch]) for batch in batches(rows)]
         )
 
     pictures, flipped = embed(products, "image", same), embed(products, "image", ImageOps.mirror)
@@ -69,13 +69,13 @@ def report(ways: dict[str, tuple[Any, Any]], truth: Any) -> None:
     base = hits(*ways["as it is"], truth)
     for name, (queries, gallery) in ways.items():
         found = hits(queries, gallery, truth)
-        rates = " | ".join(f"{100 * some.mean():.1f}" for some in found)
+        rates = " | ".join(f"{100 * rate.mean():.1f}" for rate in found)
         gains = [interval(100 * (new - old), truth.tolist()) for new, old in zip(found, base, strict=True)]
-        said = " | ".join(
+        gained = " | ".join(
             f"{gain.value:+.1f}" + (f" ({gain.low:+.1f} to {gain.high:+.1f})" if gain.low < gain.high else "")
             for gain in gains
         )
-        print(f"| {name} | {rates} | {'|' if name == 'as it is' else said} |")
+        print(f"| {name} | {rates} | {'|' if name == 'as it is' else gained} |")
 
 
 def hits(queries: Any, gallery: Any, truth: Any) -> tuple[Any, Any]:

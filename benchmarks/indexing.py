@@ -1,9 +1,9 @@
-"""How much of the bare encoder's speed does the index path keep, and how long does it hold SQLite's write lock?
+"""Compare the speed of indexing with that of the bare encoder, and measure how long it holds SQLite's write lock.
 
     python -m benchmarks.indexing [--images 1000]
 
-Same photos, same process, same run: first the bare encoder, whose clock stands still while the next pictures
-are read and decoded, then the drain from the first claim to the last commit, which reads and decodes too.
+Same photos, same process, same run: first the bare encoder, without the time to read and decode pictures, then the
+drain from the first claim to the last commit, including reading and decoding.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def bare_rate() -> float:
 
 
 def drain_rate() -> tuple[float, list[float]]:
-    """Return images a second, and how long each finishing transaction took."""
+    """Return images per second, and the duration of each finishing transaction in ms."""
     from visual_search.index import drain
 
     held_ms: list[float] = []

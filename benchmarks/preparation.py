@@ -1,10 +1,10 @@
-"""Which preparation finds more, and what does it cost?
+"""Measure what each preparation finds, and what it costs.
 
     python -m benchmarks.preparation --data data/grocery [--limit 0] [--json FILE]     (make preparation DATA=…)
 
-Phone photos against the catalogue's pictures with every strategy, by exact search. Differences to `none` carry paired
-95 % intervals: bootstrap over products, because photos of one product resemble each other. Masks are kept in
-.demo/masks by the photo's digest, so that a second run is quick; the milliseconds are measured without them.
+Searches the catalogue's pictures exactly with phone photos, for every strategy. Differences to `none` have paired 95 %
+intervals: bootstrap over products, because photos of one product resemble each other. Masks are cached in .demo/masks
+by the digest of the pixels, so that a second run is quick. The times are measured without this cache.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PAIRS = [*((query, "none") for query in STRATEGIES), *((query, query) for query 
 
 @dataclass
 class Outcome:
-    """One row of the table; rates in percent, differences to none/none in points with their interval."""
+    """One row of the table: rates in percent, differences to none/none in points with their interval."""
 
     query: str
     gallery: str
@@ -51,8 +51,8 @@ class Outcome:
     hit_at_10_gain: tuple[float, float, float]
 
 
-class KeptMasks:
-    """Masks by the digest of the pixels they belong to."""
+class MaskCache:
+    """Masks on disk, by the digest of the image's pixels."""
 
     def __init__(self, remover: BackgroundRemover, folder: Path) -> None:
         self.remover, self.folder = remover, folder
@@ -71,7 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--split", default="train")
-    parser.add_argument("--limit", type=int, default=0, help="Only so many photos, spread over all; 0 takes every one.")
+    parser.add_argument("--limit", type=int, default=0, help="Number of photos, evenly spaced; 0 uses all.")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if not (options.data / "photos.csv").exists():
@@ -86,7 +86,7 @@ def main() -> None:
     remover.warm_up()
     costs = time_strategies(encoder, remover, [options.data / row["photo"] for row in photos])
     memory = rss_mb() - before
-    masks = KeptMasks(remover, STATE / "masks")
+    masks = MaskCache(remover, STATE / "masks")
     place = {row["product_id"]: at for at, row in enumerate(products)}
     truth = np.array([place[row["product_id"]] for row in photos])
     galleries = {
@@ -115,9 +115,9 @@ def read_image(path: Path, target_px: int) -> Image.Image:
 
 
 def embed(
-    encoder: TransformersEncoder, paths: Sequence[Path], strategy: str, masks: KeptMasks
+    encoder: TransformersEncoder, paths: Sequence[Path], strategy: str, masks: MaskCache
 ) -> tuple[Any, Counter[str]]:
-    """Return (len(paths), dim), and how often the strategy was used or which fallback was."""
+    """Return (len(paths), dim), and how often the strategy and each fallback were used."""
     rows, used = [], Counter[str]()
     for batch in batches(paths, 64):
         prepared = [prepare(read_image(path, encoder.input_size_px * 2), strategy, masks.find_mask) for path in batch]
@@ -133,7 +133,7 @@ def batches(paths: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
 
 
 def ranks_of(queries: Any, gallery: Any, truth: Any) -> Any:
-    """Return the place of each photo's own product, 1 for the first."""
+    """Return the rank of each photo's own product, starting at 1."""
     scores = queries @ gallery.T
     own = scores[np.arange(len(truth)), truth]
     return (scores > own[:, None]).sum(axis=1) + 1
@@ -146,7 +146,7 @@ def outcome(query: str, gallery: str, ranks: Any, base: Any, products: Any) -> O
 
 
 def paired_interval(differences: Any, products: Any) -> tuple[float, float, float]:
-    """Return the mean difference with its 95 % interval: whole products are drawn, with all their photos."""
+    """Return the mean difference with its 95 % interval. The bootstrap draws products with all their photos."""
     found = interval(differences, products.tolist())
     return found.value, found.low, found.high
 
@@ -154,7 +154,7 @@ def paired_interval(differences: Any, products: Any) -> tuple[float, float, floa
 def time_strategies(
     encoder: TransformersEncoder, remover: BackgroundRemover, paths: Sequence[Path]
 ) -> dict[str, tuple[float, float]]:
-    """Return the medians of preparing and of embedding one photo, in ms; all strategies by turns."""
+    """Return the median times to prepare and to embed one photo, in ms. The strategies take turns."""
     chosen = paths[:: max(1, len(paths) // TIMED_PHOTOS)][:TIMED_PHOTOS]
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in STRATEGIES}
     for path in chosen:
@@ -201,7 +201,7 @@ def report(
     for name, counts in used.items():
         left = ", ".join(f"{count} {reason}" for reason, count in counts.items() if reason != name)
         if left:
-            print(f"\nPhotos that {name} left as they are: {left}.")
+            print(f"\nPhotos that {name} left unchanged: {left}.")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""How good is the search, and how much better does a fine-tuning make it?
+"""Measure the quality of the search before and after fine-tuning.
 
     python -m benchmarks.quality --data data/grocery [--photos FILE.csv]     (make quality DATA=… PHOTOS=…)
 
-Drives the shop's own commands on a fresh database: load the grocery catalogue, index it with the starter, evaluate,
-fine-tune on the training photos of 55 products, build, switch, and evaluate again. PHOTOS are asked with, the data's
-`val` photos if not given; rows of the split `train` never are. All photos of the 16 held-out products are asked with
-too. Prints tables and, as the last line, one line of JSON. Database, checkpoint and reports stay in .demo/quality.
+Runs the management commands on a fresh database: load the grocery catalogue, index it with the starter, evaluate,
+fine-tune on the training photos of 55 products, build, switch, and evaluate again. The queries are PHOTOS (by default
+the data's `val` photos; never rows of the split `train`) and all photos of the 16 held-out products. Prints tables and,
+as the last line, JSON. Database, checkpoint and reports stay in .demo/quality.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ MEASURES = ("hit_at_1", "hit_at_10", "mrr")
 
 @dataclass(frozen=True)
 class Shop:
-    """A shop with a database of its own in `state`, spoken to by its commands."""
+    """A shop with its own database in `state`, controlled by management commands."""
 
     state: Path
     checkpoint: Path
 
     def enter(self) -> None:
-        """Make this process's Django that of the shop."""
+        """Configure this process's Django for the shop."""
         os.environ |= {
             "SHOP_STATE_DIR": str(self.state),
             "CHECKPOINT": str(self.checkpoint),
@@ -50,7 +50,7 @@ class Shop:
         }
 
     def manage(self, *words: object) -> None:
-        """Run a command as a user would; if it fails, end as it did."""
+        """Run a command as a user would. If it fails, exit with its status."""
         command = ["manage.py", *map(str, words)]
         print("\n$ python " + " ".join(command), flush=True)
         if code := subprocess.run([sys.executable, *command], check=False).returncode:
@@ -64,14 +64,14 @@ def main() -> None:
     shutil.rmtree(shop.state, ignore_errors=True)
     shop.state.mkdir(parents=True)
     shop.enter()
-    photos = photos_to_ask_with(data, options.photos)
-    questions = write_questions(data, photos, shop.state / "questions.csv")
+    photos = query_photos(data, options.photos)
+    queries = write_queries(data, photos, shop.state / "queries.csv")
     before, after, tuned = (shop.state / name for name in ("before.json", "after.json", "fine-tuned"))
     shop.manage("build_starter_checkpoint", shop.checkpoint)
     shop.manage("migrate", "-v0")
     shop.manage("load_catalog", data / "products.csv")
     shop.manage("reindex_products", "--all", "--here")
-    shop.manage("evaluate_search", questions, "--json", before)
+    shop.manage("evaluate_search", queries, "--json", before)
     started = time.monotonic()
     shop.manage(
         *("fine_tune", tuned, "--photos", data / "photos.csv", "--split", "train", "--report-split", "val"),
@@ -81,7 +81,7 @@ def main() -> None:
     shop.manage("build_version", "--checkpoint", tuned)
     shop.manage("switch_version", 2)
     shop.manage(
-        "evaluate_search", questions, "--json", after, "--compare", before, "--report", after.with_suffix(".html")
+        "evaluate_search", queries, "--json", after, "--compare", before, "--report", after.with_suffix(".html")
     )
     report(
         before, after, {photo for photo, _ in photos}, {"fine_tuning_seconds": seconds, "fine_tuning_peak_gb": peak_gb}
@@ -101,20 +101,20 @@ def read_options() -> argparse.Namespace:
     return options
 
 
-def photos_to_ask_with(data: Path, file: Path | None) -> list[tuple[Path, str]]:
-    """Return photos and their products: of a file of one's own all but the split `train`, otherwise the split `val`."""
+def query_photos(data: Path, file: Path | None) -> list[tuple[Path, str]]:
+    """Return (photo, product id) pairs: all but the split `train` of `file`, or by default the data's split `val`."""
     own = data / "photos.csv"
     file = own if file is None else file.resolve()
     rows = [row for row in read_rows(file) if (row["split"] == "val" if file == own else row.get("split") != "train")]
-    # Named from where the file lies, or from where the data's own photos do.
+    # Paths are relative to the file, or to the data folder.
     places = [
         file.parent / row["photo"] if (file.parent / row["photo"]).exists() else data / row["photo"] for row in rows
     ]
     return [(place, row["product_id"]) for place, row in zip(places, rows, strict=True)]
 
 
-def write_questions(data: Path, photos: list[tuple[Path, str]], path: Path) -> Path:
-    """Write the photos, all those of held-out products, and name and category of each product as a text."""
+def write_queries(data: Path, photos: list[tuple[Path, str]], path: Path) -> Path:
+    """Write the queries: `photos`, all photos of held-out products, and each product's name and category as a text."""
     held_out = {
         (data / row["photo"], row["product_id"])
         for row in read_rows(data / "photos.csv")
@@ -135,7 +135,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def report(before: Path, after: Path, asked: set[Path], costs: dict[str, float]) -> None:
-    """Print the figures of each kind of question before and after, what was gained, and all of it as JSON."""
+    """Print the figures of each kind of query before and after and the gains, then all of it as JSON."""
     import django
 
     django.setup()
@@ -152,11 +152,11 @@ def report(before: Path, after: Path, asked: set[Path], costs: dict[str, float])
         if not one:
             continue
         gains = compare(other, one).gains
-        for key, some in zip(titles, (figures(one), figures(other)), strict=True):
-            answer[key] = as_plain(some)
+        for key, found in zip(titles, (figures(one), figures(other)), strict=True):
+            answer[key] = as_plain(found)
         answer[f"{name}_gain"] = as_plain(gains)
         for measure in MEASURES:
-            old, new = (figures(some).metrics[measure] for some in (one, other))
+            old, new = (figures(outcomes).metrics[measure] for outcomes in (one, other))
             print(
                 f"| {name.replace('_', ' ')} | {gains.queries} | {gains.products} | {measure} | {percent(old)} "
                 f"| {percent(new)} | {points(gains.metrics[measure])} |"
@@ -165,7 +165,7 @@ def report(before: Path, after: Path, asked: set[Path], costs: dict[str, float])
     print(json.dumps(answer | {name: round(value, 2) for name, value in costs.items()}))
 
 
-# What is asked, and what the JSON calls it before and after.
+# Kinds of queries, with their JSON keys before and after.
 KINDS = {
     "photos": ("zero_shot", "fine_tuned"),
     "photos_of_learned_products": ("learned_before", "learned_after"),
@@ -177,7 +177,7 @@ KINDS = {
 
 
 def divide(outcomes: list[Outcome], asked: set[Path]) -> dict[str, list[Outcome]]:
-    """Return the outcomes of each kind of KINDS."""
+    """Return the outcomes for each kind in KINDS."""
     from visual_search.catalog import get_catalog
 
     keys = get_catalog().keys_of([*LEARNED, *HELD_OUT])
@@ -195,11 +195,11 @@ def divide(outcomes: list[Outcome], asked: set[Path]) -> dict[str, list[Outcome]
     }
 
 
-def as_plain(some: Figures) -> dict[str, Any]:
-    """Return shares from 0 to 1, each with the bounds of its 95 % interval; None where there are none."""
-    plain: dict[str, Any] = {"n": some.queries, "products": some.products}
+def as_plain(summary: Figures) -> dict[str, Any]:
+    """Return shares from 0 to 1, each with the bounds of its 95 % interval, which are None if undefined."""
+    plain: dict[str, Any] = {"n": summary.queries, "products": summary.products}
     for measure in MEASURES:
-        found = some.metrics[measure]
+        found = summary.metrics[measure]
         plain[measure] = round(found.value, 4)
         plain[f"{measure}_interval"] = [
             None if math.isnan(bound) else round(bound, 4) for bound in (found.low, found.high)

@@ -1,9 +1,9 @@
-"""What does a search cost besides the encoder, and what do similar products and facets cost?
+"""Measure searches without the encoder, similar products and facets.
 
     python -m benchmarks.query [--products 10000] [--searches 60]
 
-A 640-pixel JPEG against a catalogue with 1 and with 3 images a product, on SQLite, with the starter, in the process.
-The vectors of the catalogue are drawn around 200 centres; the pictures are one file. Prints medians (p50) and p95.
+Searches a catalogue with 1 and with 3 images per product with a 640-pixel JPEG, on SQLite, with the starter, in one
+process. The catalogue's vectors are drawn around 200 centres; all pictures are one file. Prints medians (p50) and p95.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from benchmarks.shop import percentiles, temporary_shop
 from tests.drawings import photo_bytes
 
 API = "/api/visual-search/v1/"
-WARM_UP = 5  # the first ones fill caches
+WARM_UP = 5  # the first requests fill caches
 ENCODING = ("encode", "background", "wait")
 
 
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def fill(products: int, images: int) -> None:
-    """Put products with drawn vectors into the tables, as a drain would leave them."""
+    """Write products with random vectors into the tables, as a drain would."""
     from django.core.files.base import ContentFile
 
     from example_shop.models import Brand, Category, Product, ProductImage
@@ -112,31 +112,31 @@ def measure(searches: int) -> None:
         upload = SimpleUploadedFile("photo.jpg", photos[number][:-2] + b"\0\xff\xd9", content_type="image/jpeg")
         return client.post(f"{API}search/", {"photo": upload, "category": "c1", "max_price": "500"})
 
-    say("photo search, without encoding", photo, searches, target="under 15", without=ENCODING)
-    say("the same, filtered", filtered, searches, target="under 15", without=ENCODING)
-    say("the same photo again (cached)", lambda number: photo(0), searches)
-    say("text search, without encoding", lambda n: get("search", q=f"a {n}"), searches, without=ENCODING)
-    say("similar", lambda n: get("similar", product=keys[n]), searches, target="under 10")
-    say("similar, a page of 24", lambda n: get("similar", product=keys[n], limit=24), searches)
-    say("facets", lambda n: get("facets"), searches, target="under 5")
-    say("facets, filtered", lambda n: get("facets", min_price=n), searches, target="under 5")
-    say("facets of a category", lambda n: get("facets", category=f"c{n % 20}"), searches, target="under 5")
+    print_times("photo search, without encoding", photo, searches, target="under 15", without=ENCODING)
+    print_times("the same, filtered", filtered, searches, target="under 15", without=ENCODING)
+    print_times("the same photo again (cached)", lambda number: photo(0), searches)
+    print_times("text search, without encoding", lambda n: get("search", q=f"a {n}"), searches, without=ENCODING)
+    print_times("similar", lambda n: get("similar", product=keys[n]), searches, target="under 10")
+    print_times("similar, a page of 24", lambda n: get("similar", product=keys[n], limit=24), searches)
+    print_times("facets", lambda n: get("facets"), searches, target="under 5")
+    print_times("facets, filtered", lambda n: get("facets", min_price=n), searches, target="under 5")
+    print_times("facets of a category", lambda n: get("facets", category=f"c{n % 20}"), searches, target="under 5")
 
 
-def say(
+def print_times(
     name: str, ask: Callable[[int], Any], searches: int, *, target: str = "", without: tuple[str, ...] = ()
 ) -> None:
-    """Print the percentiles of whole requests, less the stages in `without`, and the medians of the stages."""
+    """Print the percentiles of whole requests minus the stages in `without`, and the medians of the stages."""
     times, stages = [], {}
     for number in range(searches + WARM_UP):
         started = time.perf_counter()
         answer = ask(number)
         whole = (time.perf_counter() - started) * 1000
         assert answer.status_code == 200, answer.content
-        told = dict(part.split(";dur=") for part in answer["Server-Timing"].split(", "))
+        durations = dict(part.split(";dur=") for part in answer["Server-Timing"].split(", "))
         if number >= WARM_UP:
-            times.append(whole - sum(float(told.get(stage, 0)) for stage in without))
-            for stage, ms in told.items():
+            times.append(whole - sum(float(durations.get(stage, 0)) for stage in without))
+            for stage, ms in durations.items():
                 stages.setdefault(stage, []).append(float(ms))
     parts = ", ".join(f"{stage} {sorted(ms)[len(ms) // 2]:.1f}" for stage, ms in stages.items() if max(ms) >= 0.05)
     print(f"  {name:<32} {percentiles(times)}" + (f" (target: {target})" if target else "") + f"   {parts}")

@@ -1,8 +1,8 @@
-"""What does the search cost a save?
+"""Measure what the search adds to saving a product.
 
     python -m benchmarks.saving [--saves 1000]
 
-The same product saved in one transaction, with and without the package's receivers, by turns.
+Saves the same product in one transaction, alternating with and without the package's receivers.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ def main() -> None:
         before = tasks()
         statements: list[str] = []
 
-        def listen(execute: Any, sql: str, *rest: Any) -> Any:
+        def record(execute: Any, sql: str, *rest: Any) -> Any:
             statements.append(sql)
             return execute(sql, *rest)
 
-        with connection.execute_wrapper(listen), transaction.atomic():
+        with connection.execute_wrapper(record), transaction.atomic():
             for _ in range(saves):
                 product.save()
         inserts = sum(sql.startswith('INSERT INTO "visual_search_indexmark"') for sql in statements)

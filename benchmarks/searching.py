@@ -1,8 +1,8 @@
-"""How long does a shopper wait for a photo search in a warm web process?
+"""Measure how long a shopper waits for a photo search in a warm web process.
 
     python -m benchmarks.searching [--products 54] [--searches 100]
 
-A 1-megapixel JPEG through the API, in the process: upload, decode, encode, store, database, JSON.
+Sends a 1-megapixel JPEG through the API in one process: upload, decode, encode, store, database, JSON.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def measure(searches: int) -> tuple[list[float], dict[str, list[float]]]:
         photo = SimpleUploadedFile("photo.jpg", photo_bytes((1155, 866), seed=number), content_type="image/jpeg")
         started = time.perf_counter()
         answer = client.post("/api/visual-search/v1/search/", {"photo": photo})
-        if number >= 5:  # the first ones warm caches
+        if number >= 5:  # the first requests fill caches
             whole_ms.append((time.perf_counter() - started) * 1000)
             for stage, ms in answer.json()["timings_ms"].items():
                 stages.setdefault(stage, []).append(ms)

@@ -1,4 +1,4 @@
-"""A shop to measure on: the example shop in a temporary folder, with drawn pictures."""
+"""The shop for benchmarks: the example shop in a temporary folder, with drawn pictures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextmanager
 def temporary_shop() -> Iterator[Path]:
-    """Set Django up on an empty SQLite database (WAL, IMMEDIATE) that is gone afterwards."""
+    """Set up Django on an empty SQLite database (WAL, IMMEDIATE), which is deleted afterwards."""
     checkpoint = os.environ.get("CHECKPOINT") or str(
         Path(os.environ.get("SHOP_STATE_DIR", ".demo")).resolve() / "starter"
     )
@@ -29,7 +29,7 @@ def temporary_shop() -> Iterator[Path]:
         call_command("build_starter_checkpoint", checkpoint, verbosity=0)
         call_command("migrate", verbosity=0)
         try:
-            with override_settings(VISUAL_SEARCH=settings.VISUAL_SEARCH | {"PHOTO_RATE": None}):  # all from one shopper
+            with override_settings(VISUAL_SEARCH=settings.VISUAL_SEARCH | {"PHOTO_RATE": None}):  # all from one client
                 yield Path(folder)
         finally:
             from visual_search.components import close_stores
@@ -38,7 +38,7 @@ def temporary_shop() -> Iterator[Path]:
 
 
 def add_products(count: int, *, images: int = 1, size: tuple[int, int] = (640, 480)) -> None:
-    """Add products with drawn pictures, all marked."""
+    """Add products with drawn pictures. Each gets an index mark."""
     from django.core.files.base import ContentFile
     from django.db import transaction
 

@@ -1,9 +1,9 @@
-"""How large, how long: the sizing tables of docs/deployment.md, computed from measured numbers.
+"""Compute the sizing tables of docs/deployment.md from measured numbers.
 
     python -m benchmarks.sizing [--dim 768] [--replicas 2] [--gpu-images-per-second 200] [--node-ram-gb 64] …
 
-Each input says where it comes from; what is assumed and not measured is a flag. The tables are linear in their inputs:
-good for choosing a machine, no promise.
+Each constant gives its source; assumptions that are not measured are options. The tables are linear in their inputs:
+good enough to choose a machine, but no guarantee.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from collections.abc import Iterator, Sequence
 GB, MILLION = 10**9, 10**6
 SIZES = (100_000, MILLION, 10 * MILLION, 100 * MILLION)
 
-# Images embedded a second by one worker on 2 cores, float32. The starter: the whole drain, on a busy machine (load 3 to
-# 4; `python -m benchmarks.indexing`). The others: the encoder alone, random weights; the drain keeps 0.8 to 0.95 of it.
+# Images per second of one worker on 2 cores, float32. The starter: the whole drain, on a busy machine (load 3 to 4;
+# `python -m benchmarks.indexing`). The others: only the encoder, random weights; the drain reaches 0.8 to 0.95 of it.
 WORKERS = (("starter, 2 busy cores", 17.2), ("CLIP ViT-B/32, 2 cores", 15.9), ("CLIP ViT-L/14, 2 cores", 0.87))
 
-# Bytes an image in PostgreSQL 15, tables and indexes of embeddings and entries: `python -m benchmarks.table_size`.
+# Bytes per image in PostgreSQL 15, tables and indexes of embeddings and entries: `python -m benchmarks.table_size`.
 TABLE_BYTES = {512: 1_471 + 222, 768: 2_153 + 222, 1024: 3_164 + 222}
 
-# Qdrant's engine in the process (qdrant-edge 0.9.0) with 1M vectors of 512 dimensions, int8 copy, HNSW m=16:
+# Qdrant's embedded engine (qdrant-edge 0.9.0) with 1M vectors of 512 dimensions, int8 copy, HNSW m=16:
 # 1.1 GB of anonymous memory, 2.9 GB on disk, and 662 s to build the graph on two idle threads.
 MEASURED_DIM = 512
 POINT_RAM_BYTES = 1_100 - MEASURED_DIM  # without the int8 copy: graph, ids, payload indexes
 POINT_DISK_BYTES = 2_900 - 5 * MEASURED_DIM  # without float32 vectors and int8 copy
 HNSW_SECONDS, HNSW_THREADS = 662, 2
 
-ALL_IN_RAM = 4 * 1.5  # bytes a number, as Qdrant's own capacity planning reckons
-NODES_MIN = 3  # Qdrant's advice for a cluster that survives the loss of a node
-SHARDS_PER_NODE = 2  # Qdrant's advice is 2 to 4: their number is fixed, and a new node takes whole ones
+ALL_IN_RAM = 4 * 1.5  # bytes per number, from Qdrant's capacity planning
+NODES_MIN = 3  # Qdrant's advice for a cluster that tolerates the loss of a node
+SHARDS_PER_NODE = 2  # Qdrant's advice is 2 to 4: the number of shards is fixed, and new nodes take over whole shards
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def embedding_rows(options: argparse.Namespace) -> Iterator[Sequence[str]]:
 
 
 def index_rows(options: argparse.Namespace) -> Iterator[Sequence[str]]:
-    """Sizes are of one copy; nodes, shards and building are of the cluster with its replicas."""
+    """Yield one row per size. Sizes are of one copy; nodes, shards and build time are of a cluster with replicas."""
     dim = options.dim
     for images in SIZES:
         ram = images * (dim + POINT_RAM_BYTES)
@@ -93,7 +93,7 @@ def size(count: float) -> str:
 
 
 def span(seconds: float) -> str:
-    """Return a time span: "40 s", "12 min", "9.2 h", "36 days"."""
+    """Format a time span: "40 s", "12 min", "9.2 h", "36 days"."""
     for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:,.0f} {unit}" if seconds >= 10 * length else f"{seconds / length:.1f} {unit}"

@@ -1,11 +1,12 @@
-"""How fast and how exact are the stores, compared with numpy in the same run? What does feeding one cost?
+"""Compare the speed and recall of the stores with numpy, and measure the cost of feeding the default store.
 
     python -m benchmarks.store [--sizes 10000,100000] [--engines edge,…] [--json FILE]
     python -m benchmarks.store --sizes 1000000 --engines edge_hnsw --build-threads 2
 
-512-d unit vectors around 2,000 centres, seeded; queries from the same mixture; one thread; top 20. The filters: one
-of 20 categories, and with it the cheaper half. Engines take turns of five queries, numpy among them, so that a busy
-machine slows all alike: compare ratios, not milliseconds. An engine that is not installed is named and left out.
+Seeded 512-d unit vectors around 2,000 centres; queries from the same mixture; one thread; top 20. The filters: one of
+20 categories, and the cheaper half of one category. The engines, including numpy, take turns of five queries, so that
+a busy machine slows all equally: compare ratios, not milliseconds. Engines that are not installed are reported and
+skipped.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from benchmarks.feeding import measure_feeding  # noqa: E402
 
 DIM = 512
 CENTRES = 2000
-NOISE = 0.7  # beside centres of length 1 a dimension: a vector is nearest to its own 5 or 50
+NOISE = 0.7  # per dimension, to 1 for the centres: a vector is nearest to the 5 or 50 of its own centre
 CATEGORIES, PRICE_MAX = 20, 1000
 DEFAULT = ["edge", "edge_int8", "edge_hnsw", "qdrant_local", "faiss_hnsw", "usearch_hnsw"]
-QDRANT_LOCAL_MAX = 20_000  # 17 ms a query at 10,000 points and 130 with a filter, and it grows with the points
+QDRANT_LOCAL_MAX = 20_000  # 17 ms per query at 10,000 points, 130 with a filter, and growing with the number of points
 QUERIES, QUERIES_A_TURN = 200, 5
 FILTERS = (None, "category", "category+price")
 
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("--engines", default=",".join(DEFAULT))
     parser.add_argument("--build-threads", type=int, default=1)
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--no-feed", action="store_true", help="leave out what feeding costs")
+    parser.add_argument("--no-feed", action="store_true", help="do not measure feeding")
     options = parser.parse_args()
     sizes = [int(size) for size in options.sizes.split(",")]
     rows: list[dict[str, Any]] = []
@@ -95,13 +96,13 @@ def wanted_by(filter_name: str | None, number: int) -> Wanted | None:
 def build(name: str, data: Data, threads: int) -> Engine | None:
     size = len(data.vectors)
     if name == "qdrant_local" and size > QDRANT_LOCAL_MAX:
-        print(f"{name}: left out above {QDRANT_LOCAL_MAX} points, too slow to wait for", flush=True)
+        print(f"{name}: skipped above {QDRANT_LOCAL_MAX} points: too slow", flush=True)
         return None
     before, started = memory_mb(), time.perf_counter()
     try:
         engine = engines(threads)[name](data)
     except ImportError as error:
-        print(f"{name}: left out, {error.name} is not installed", flush=True)
+        print(f"{name}: skipped: {error.name} is not installed", flush=True)
         return None
     seconds = time.perf_counter() - started
     anonymous, mapped = (after - was for after, was in zip(memory_mb(), before, strict=True))
@@ -121,7 +122,7 @@ def measure(
     asked = [name for name in names if filter_name is None or built[name].takes_filters]
     dice = np.random.default_rng(1)
     for start in range(0, len(queries), QUERIES_A_TURN):
-        # In another order each time: who follows a large scan finds the processor's cache empty.
+        # In a random order each time: after a large scan, the next engine finds a cold CPU cache.
         for name in dice.permutation(asked).tolist():
             for number in range(start, start + QUERIES_A_TURN):
                 started = time.perf_counter()
@@ -132,7 +133,7 @@ def measure(
     rows = []
     for name in names:
         if not times[name]:
-            print(f"| {name} | {filter_name} | takes no filter | | | |")
+            print(f"| {name} | {filter_name} | no filters | | | |")
             continue
         pairs = zip(answers[name], answers["numpy_exact"], strict=True)
         recall = float(np.mean([len({*got[:10]} & {*best[:10]}) / len(best[:10]) for got, best in pairs]))
@@ -151,7 +152,7 @@ def measure(
 
 
 def memory_mb() -> tuple[float, float]:
-    """Return this process's share of memory: its own, and of files that it has mapped, which the system may drop."""
+    """Return this process's memory in MB: anonymous, and mapped files, which the system may drop."""
     rollup = Path("/proc/self/smaps_rollup")
     if not rollup.exists():
         return (0.0, 0.0)

@@ -1,8 +1,8 @@
-"""How many bytes does one indexed image take in PostgreSQL, tables and indexes together?
+"""Measure the bytes per indexed image in PostgreSQL, for tables and indexes together.
 
     python -m benchmarks.table_size [--rows 20000] [--dim 768]
 
-Starts a PostgreSQL of its own (Debian: apt install postgresql) and writes one image a product, with random vectors.
+Starts its own PostgreSQL (Debian: apt install postgresql) and writes one image per product, with random vectors.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def measure(count: int, dim: int) -> None:
         cursor.execute("VACUUM FULL")
         for table in TABLES:
             cursor.execute("SELECT pg_total_relation_size(%s)", [table])
-            print(f"{table}: {cursor.fetchone()[0] / count:.0f} bytes a row ({count} rows, {dim}-d)")
+            print(f"{table}: {cursor.fetchone()[0] / count:.0f} bytes per row ({count} rows, {dim}-d)")
 
 
 if __name__ == "__main__":

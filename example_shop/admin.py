@@ -68,5 +68,5 @@ class ProductAdmin(admin.ModelAdmin):
 
     @admin.display(description="image")
     def main_image(self, product: Product) -> str:
-        # Not .first(), which would ask the database once a row in spite of the prefetch.
+        # Not .first(): it would ignore the prefetched images and query the database for each row.
         return thumbnail(next(iter(product.images.all()), None))

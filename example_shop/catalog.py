@@ -1,4 +1,4 @@
-"""All that the search needs to know about this shop."""
+"""Describe this shop's products to the search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Filters, order and chips of a list of products, all of them from the address."""
+"""Filters, order and chips of a product list, all read from the URL's query string."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SORTS = {
     "price": gettext_lazy("Price, lowest first"),
     "-price": gettext_lazy("Price, highest first"),
 }
-PRICED = NullIf("price", Value(0))  # a price of 0 means that the source had none: last in either order
+PRICED = NullIf("price", Value(0))  # a price of 0 means that the source had none; it comes last in either order
 ORDERS = {
     "newest": [F("pk").desc()],
     "name": [F("name").asc(), F("pk").asc()],
@@ -31,14 +31,14 @@ ORDERS = {
 
 @dataclass(frozen=True, slots=True)
 class Chip:
-    """A filter that is in force, and the address without it."""
+    """An active filter, and the address of the list without it."""
 
     label: str
     address: str
 
 
 class ListingForm(forms.Form):
-    """What a shopper may narrow a list by. Fields with nonsense carry an error and narrow nothing."""
+    """The filters and the order of a product list. An invalid field shows an error and filters nothing."""
 
     brand = forms.MultipleChoiceField(
         label=gettext_lazy("Brand"), required=False, widget=forms.CheckboxSelectMultiple()
@@ -49,7 +49,7 @@ class ListingForm(forms.Form):
     sort = forms.ChoiceField(label=gettext_lazy("Sort by"), required=False, choices=SORTS)
 
     def __init__(self, data: QueryDict, products: QuerySet[Product]) -> None:
-        """Offer the brands of `products`."""
+        """Initialise the form with the brands of `products` as choices."""
         super().__init__(data, auto_id="by-%s", label_suffix="")
         found = Brand.objects.filter(products__in=products).distinct()
         self.brands = {brand.slug: brand for brand in found}
@@ -63,7 +63,7 @@ class ListingForm(forms.Form):
         return values
 
     def narrow(self, products: QuerySet[Product]) -> QuerySet[Product]:
-        """Return those of the products that the shopper wants to see, in their order."""
+        """Return the products that match the filters, in the chosen order."""
         values = self.cleaned_data
         wanted = Q()
         if brands := values.get("brand"):
@@ -77,7 +77,7 @@ class ListingForm(forms.Form):
         return products.filter(wanted).order_by(*ORDERS[values.get("sort") or "newest"])
 
     def chips(self) -> list[Chip]:
-        """Return the filters in force."""
+        """Return the active filters."""
         values = self.cleaned_data
         chips = [Chip(self.brands[slug].name, self.without("brand", slug)) for slug in values.get("brand", ())]
         if (lowest := values.get("min_price")) is not None:
@@ -91,7 +91,7 @@ class ListingForm(forms.Form):
         return chips
 
     def without(self, name: str, value: str | None = None) -> str:
-        """Return the address without a parameter, or without one of its values; of its first page."""
+        """Return the address of the first page without a parameter, or without one of its values."""
         data = self.data.copy()
         data.pop("page", None)
         data.setlist(name, [other for other in data.getlist(name) if value is not None and other != value])

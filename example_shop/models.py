@@ -1,4 +1,4 @@
-"""An ordinary small shop. Nothing in it knows of the search."""
+"""The models of an ordinary small shop. Nothing here depends on the search."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from django.core.validators import MinValueValidator
 from django.db import models
 from django.urls import reverse
 
-OTHERS = 4
+OTHERS_SHOWN = 4
 
 
 class Category(models.Model):
@@ -39,7 +39,7 @@ class Brand(models.Model):
 
 class ProductQuerySet(models.QuerySet["Product"]):
     def on_show(self) -> ProductQuerySet:
-        """Return the published products, with all that a card of them reads."""
+        """Return the published products, with the related rows that a product card needs."""
         return self.filter(is_published=True).select_related("category", "brand").prefetch_related("images")
 
 
@@ -68,8 +68,8 @@ class Product(models.Model):
         return reverse("product", args=[self.slug])
 
     def others_in_category(self) -> models.QuerySet[Product]:
-        """Return a few published products beside this one."""
-        return Product.objects.on_show().filter(category=self.category_id).exclude(pk=self.pk)[:OTHERS]
+        """Return a few other published products of the category."""
+        return Product.objects.on_show().filter(category=self.category_id).exclude(pk=self.pk)[:OTHERS_SHOWN]
 
     @property
     def in_stock(self) -> bool:

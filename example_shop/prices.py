@@ -7,7 +7,7 @@ from django.utils.translation import gettext
 
 
 def format_price(price: Decimal) -> str:
-    """Return the price as the shopper's language writes it; nothing for 0, which means that the source had none."""
+    """Format the price for the active language; return "" for 0, which means that the source had no price."""
     if not price:
         return ""
     # Translators: where the currency stands; in German "%(amount)s $".

@@ -1,7 +1,7 @@
-"""Small pictures for cards and galleries, each made from its original when a browser first asks for it.
+"""Serve small pictures for cards and galleries, each made from its original when a browser first requests it.
 
-No page waits for them, no table knows them, and the originals, which the search reads, stay as they are. They lie in
-the default storage beside the originals and can be deleted at any time.
+No page waits for them and no table lists them. The originals, which the search reads, stay unchanged. Renditions are
+in the default storage beside the originals and can be deleted at any time.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from visual_search.vision import open_product_image
 
 logger = logging.getLogger(__name__)
 
-SIDES_PX = (160, 320, 640, 1280)  # of the shorter side: what a square that the picture fills is as wide as
-CARD_SIDE_PX = 640  # a card on a phone with a fine screen
-LONGEST = 2  # times the shorter side; the rest of a panorama is cut off
+SIDES_PX = (160, 320, 640, 1280)  # of the shorter side, which equals the side of the square that the picture fills
+CARD_SIDE_PX = 640  # a card on a phone with a high-resolution screen
+MAX_ASPECT_RATIO = 2  # longer to shorter side; the rest of a panorama is cut off
 MAX_PIXELS = 50_000_000
 QUALITY = 80
 MAX_AGE_SECONDS = 24 * 60 * 60
 
 
 def rendition_url(name: str, side_px: int) -> str:
-    """Return the address of the picture with that storage name, its shorter side of `side_px` pixels or less."""
+    """Return the address of a rendition of the picture `name`; its shorter side has at most `side_px` pixels."""
     return reverse("rendition", args=[side_px, name])
 
 
@@ -41,14 +41,14 @@ def srcset(name: str) -> str:
 
 
 def rendition(request: HttpRequest, side_px: int, name: str) -> HttpResponseBase:
-    """Answer with the small picture; with a drawn stand-in where the original is missing or can't be read."""
+    """Return the rendition; redirect to a placeholder if the original is missing or can't be read."""
     if side_px not in SIDES_PX or not name.startswith("products/"):
         raise Http404(f"There are no pictures of {name!r} with {side_px} pixels.")
     try:
-        response = FileResponse(default_storage.open(up_to_date(name, side_px)), content_type="image/webp")
-    # A name that no file can have is a ValueError or a SuspiciousOperation.
+        response = FileResponse(default_storage.open(current_rendition(name, side_px)), content_type="image/webp")
+    # An impossible file name raises ValueError or SuspiciousOperation.
     except (OSError, ValueError, SuspiciousOperation, ImageUnreadable) as error:
-        logger.warning("No picture of %r can be shown: %s", name, error)
+        logger.warning("Cannot show a picture of %r: %s", name, error)
         return redirect(static("example_shop/no-picture.svg"))
     response["Cache-Control"] = f"public, max-age={MAX_AGE_SECONDS}"
     return response
@@ -58,16 +58,16 @@ def stored_name(name: str, side_px: int) -> str:
     return f"renditions/{side_px}/{name}.webp"
 
 
-def up_to_date(name: str, side_px: int) -> str:
-    """Return the storage name of the rendition, made anew where it is older than its original."""
+def current_rendition(name: str, side_px: int) -> str:
+    """Return the storage name of the rendition; make it again if it is missing or older than its original."""
     stored = stored_name(name, side_px)
     original_at = default_storage.get_modified_time(name)
     if is_newer(stored, original_at):
         return stored
     with default_storage.open(name) as original:
-        content = draw(original, side_px)
+        content = make_rendition(original, side_px)
     default_storage.delete(stored)
-    # Another process may have been faster: then the storage gives ours another name, and one file too many stays.
+    # If another process was faster, the storage picks another name, and one superfluous file stays.
     return default_storage.save(stored, ContentFile(content))
 
 
@@ -78,11 +78,11 @@ def is_newer(stored: str, original_at: datetime) -> bool:
         return False
 
 
-def draw(original: io.BufferedIOBase, side_px: int) -> bytes:
+def make_rendition(original: io.BufferedIOBase, side_px: int) -> bytes:
     """Return a WebP of the picture. Raises ImageUnreadable."""
     picture = open_product_image(original, max_pixels=MAX_PIXELS, target_px=side_px)
     width, height = picture.size
-    excess = max(width, height) - LONGEST * min(width, height)
+    excess = max(width, height) - MAX_ASPECT_RATIO * min(width, height)
     if excess > 0:
         cut = excess / 2
         picture = picture.crop((cut, 0, width - cut, height) if width > height else (0, cut, width, height - cut))
@@ -93,7 +93,7 @@ def draw(original: io.BufferedIOBase, side_px: int) -> bytes:
     return file.getvalue()
 
 
-def forget(name: str) -> None:
-    """Delete what was made from a picture that is gone."""
+def delete_renditions(name: str) -> None:
+    """Delete the renditions of a deleted picture."""
     for side in SIDES_PX:
         default_storage.delete(stored_name(name, side))

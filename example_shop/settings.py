@@ -1,6 +1,6 @@
 """Settings of the example shop: SQLite, files in the project's folder, the starter checkpoint.
 
-The environment names servers instead (deploy/docker-compose.yml does): PGHOST, REDIS_URL, QDRANT_URL.
+The environment variables PGHOST, REDIS_URL and QDRANT_URL select servers instead; see deploy/docker-compose.yml.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ STATE_DIR.mkdir(parents=True, exist_ok=True)
 SECRET_KEY = os.environ.get("SECRET_KEY", "only-for-the-example-shop-on-127.0.0.1")
 DEBUG = os.environ.get("DEBUG", "1") == "1"
 ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]", *filter(None, os.environ.get("ALLOWED_HOSTS", "").split(","))]
-REDIS_URL = os.environ.get("REDIS_URL")  # for the queue, and for what web processes share
+REDIS_URL = os.environ.get("REDIS_URL")  # for the queue and the cache
 QDRANT_URL = os.environ.get("QDRANT_URL")
 
 INSTALLED_APPS = [
@@ -47,7 +47,7 @@ WSGI_APPLICATION = "example_shop.wsgi.application"
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
-        # Before the apps' own folders, so that the shop's templates replace those of visual_search.
+        # Searched before the apps' own folders, so that the shop's templates override those of visual_search.
         "DIRS": [BASE_DIR / "example_shop" / "templates"],
         "APP_DIRS": True,
         "OPTIONS": {
@@ -64,13 +64,13 @@ SQLITE = {
     "ENGINE": "django.db.backends.sqlite3",
     "NAME": STATE_DIR / "shop.sqlite3",
     "OPTIONS": {
-        # Web and worker write at the same time: readers don't block, and a writer waits for its turn.
+        # Web and worker write at the same time: readers don't block, and a writer waits for the lock.
         "transaction_mode": "IMMEDIATE",
         "timeout": 20,
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     },
 }
-# libpq reads PGHOST, PGPORT, PGUSER and PGPASSWORD by itself.
+# libpq itself reads PGHOST, PGPORT, PGUSER and PGPASSWORD.
 POSTGRES = {"ENGINE": "django.db.backends.postgresql", "NAME": os.environ.get("PGDATABASE", "shop")}
 DATABASES = {"default": POSTGRES if "PGHOST" in os.environ else SQLITE}
 if REDIS_URL:
@@ -105,7 +105,7 @@ Q_CLUSTER = {
     "timeout": 120,
     "retry": 600,
     "ALT_CLUSTERS": {
-        # One worker, one model in memory. The drain retries by its own rows, so the queue must not.
+        # One worker, so one model in memory. The index keeps track of retries itself, so the queue must not retry.
         "embedding": {
             "workers": 1,
             "queue_limit": 1,

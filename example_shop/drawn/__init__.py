@@ -1,1 +1,1 @@
-"""A catalogue drawn by our own code: for the demo without any download, for tests in a browser, for screenshots."""
+"""A catalogue drawn by code: for a demo without downloads, for browser tests and for screenshots."""

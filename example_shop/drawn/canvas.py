@@ -1,4 +1,4 @@
-"""What the products are drawn with: shapes with soft light on a transparent ground, 100 by 100 units."""
+"""Draw products: shapes with soft shading on a transparent canvas of 100 by 100 units."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
-Stops = Sequence[tuple[float, Colour]]  # where between 0 and 1, and what is there
+Stops = Sequence[tuple[float, Colour]]  # of a gradient: positions from 0 to 1 and their colours
 
 SIZE_PX = 1000
 SUPERSAMPLING = 3
 UNITS = 100
-STEPS = 14  # of a curve, between two of its points
+STEPS = 14  # of a curve, between two points
 
 
 def lighter(colour: Colour, by: float) -> Colour:
-    """Return the colour on its way to white; by: 0 to 1."""
+    """Return the colour mixed with white. by: the share of white, 0 to 1."""
     return mixed(colour, (255, 255, 255), by)
 
 
 def darker(colour: Colour, by: float) -> Colour:
-    """Return the colour on its way to a bluish black, as shade has it."""
+    """Return the colour mixed with a bluish black, as in shade. by: the share of black, 0 to 1."""
     return mixed(colour, (18, 20, 38), by)
 
 
@@ -33,18 +33,18 @@ def mixed(one: Colour, other: Colour, share: float) -> Colour:
     return red, green, blue
 
 
-def rounded(colour: Colour) -> Stops:
-    """Return the light on something round that stands upright, lit from the left."""
+def cylinder(colour: Colour) -> Stops:
+    """Return the shading of an upright cylinder, lit from the left."""
     return [(0, darker(colour, 0.2)), (0.28, lighter(colour, 0.2)), (0.55, colour), (1, darker(colour, 0.32))]
 
 
-def falling(colour: Colour, by: float = 0.18) -> Stops:
-    """Return the light on something that is brighter at one end."""
+def gradient(colour: Colour, by: float = 0.18) -> Stops:
+    """Return a gradient from a lighter to a darker shade of the colour."""
     return [(0, lighter(colour, by)), (1, darker(colour, by))]
 
 
 def curve(*points: Point, closed: bool = True) -> list[Point]:
-    """Return a smooth line through the points (Catmull and Rom's)."""
+    """Return a smooth line through the points (a Catmull-Rom spline)."""
     count = len(points)
     found: list[Point] = []
     for at in range(count if closed else count - 1):
@@ -63,14 +63,14 @@ def _between(a: float, b: float, c: float, d: float, t: float) -> float:
     return 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
 
 
-def turned(centre: float, *profile: Point) -> list[Point]:
-    """Return the outline of something turned on a wheel. profile: (radius, y) from the top down, smoothed."""
+def revolved(centre: float, *profile: Point) -> list[Point]:
+    """Return the outline of a solid of revolution. profile: (radius, y) from the top down, smoothed."""
     side = curve(*profile, closed=False)
     return [(centre + r, y) for r, y in side] + [(centre - r, y) for r, y in reversed(side)]
 
 
 class Canvas:
-    """A transparent picture of UNITS by UNITS, and the shadow that what is on it throws."""
+    """A transparent picture of UNITS by UNITS, and the shadow that its contents cast."""
 
     def __init__(self) -> None:
         side = SIZE_PX * SUPERSAMPLING
@@ -80,7 +80,7 @@ class Canvas:
         self._clip: Image.Image | None = None
 
     def shape(self, outline: Sequence[Point], paint: Colour | Stops, *, down: bool = False) -> None:
-        """Fill an outline; down: whether the stops run from the top to the bottom, not from left to right."""
+        """Fill an outline. down: whether the gradient runs from top to bottom instead of from left to right."""
         points = [(x * self.scale, y * self.scale) for x, y in outline]
         self._fill(lambda draw: draw.polygon(points, fill=255), _bounds(points), paint, down)
 
@@ -118,7 +118,7 @@ class Canvas:
         self.line([(x + rx * math.cos(a), y + ry * math.sin(a)) for a in angles], width, paint)
 
     def shadow(self, x: float, y: float, rx: float, ry: float, *, strength: float = 0.42, blur: float = 2.2) -> None:
-        """Throw a soft shadow on the ground around (x, y)."""
+        """Cast a soft shadow on the ground around (x, y)."""
         scale = SIZE_PX / UNITS
         layer = Image.new("L", self.shadows.size)
         box = [v * scale for v in (x - rx, y - ry, x + rx, y + ry)]
@@ -127,7 +127,7 @@ class Canvas:
 
     @contextmanager
     def inside(self, outline: Sequence[Point]) -> Iterator[None]:
-        """Keep what is drawn meanwhile inside an outline."""
+        """Clip everything drawn in this context to an outline."""
         self._clip = Image.new("L", self.picture.size)
         ImageDraw.Draw(self._clip).polygon([(x * self.scale, y * self.scale) for x, y in outline], fill=255)
         yield
@@ -138,7 +138,7 @@ class Canvas:
         return self.picture.resize((SIZE_PX, SIZE_PX), Image.Resampling.LANCZOS)
 
     def _fill(self, draw_mask, bounds: tuple[int, int, int, int], paint: Colour | Stops, down: bool) -> None:
-        """Lay paint where the mask is drawn; only the pixels inside `bounds` are touched."""
+        """Paint where the mask is drawn; change only the pixels inside `bounds`."""
         left, top = max(bounds[0], 0), max(bounds[1], 0)
         right, bottom = min(bounds[2], self.picture.width), min(bounds[3], self.picture.height)
         whole = Image.new("L", (right, bottom))
@@ -152,7 +152,7 @@ class Canvas:
 
 
 def painted(paint: Colour | Stops, size: tuple[int, int], *, down: bool) -> Image.Image:
-    """Return an RGB picture of one colour, or of the stops' colours from left to right or from the top down."""
+    """Return an RGB picture of one colour, or of a gradient from left to right or from the top down."""
     if isinstance(paint[0], int):
         return Image.new("RGB", size, paint)
     strip = Image.new("RGB", (256, 1))

@@ -1,4 +1,4 @@
-"""Products before a background: as a catalogue shows them, and as a phone sees them."""
+"""Put the drawn products on a background: as a catalogue shows them, and as a phone sees them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PHONE_PX = (1200, 1400)
 
 
 def read_drawn(folder: Path) -> Iterator[SourceProduct]:
-    """Yield the drawn products, their pictures drawn into `folder` unless they are there."""
+    """Yield the drawn products; draw their pictures into `folder` unless they exist."""
     folder.mkdir(parents=True, exist_ok=True)
     for product in products():
         paths = folder / f"{product.id}.jpg", folder / f"{product.id}-at-home.jpg"
@@ -39,7 +39,7 @@ def read_drawn(folder: Path) -> Iterator[SourceProduct]:
 
 
 def catalogue_picture(product: DrawnProduct, canvas: Canvas) -> Image.Image:
-    """Return the product on its softly graded ground, RGB."""
+    """Return the product on its softly shaded background, RGB."""
     ground = painted(
         [(0, lighter(product.ground, 0.25)), (1, darker(product.ground, 0.05))], (SIZE_PX, SIZE_PX), down=True
     )
@@ -47,7 +47,7 @@ def catalogue_picture(product: DrawnProduct, canvas: Canvas) -> Image.Image:
 
 
 def at_home(product: DrawnProduct, canvas: Canvas) -> Image.Image:
-    """Return the product, smaller and mirrored, before a coloured wall and on a wooden board if it stands, RGB."""
+    """Return the product, smaller and mirrored, in front of a coloured wall, on a wooden table if it stands, RGB."""
     wall = painted(
         [(0, lighter(product.accent, 0.45)), (1, lighter(product.accent, 0.6))], (SIZE_PX, SIZE_PX), down=True
     )
@@ -59,7 +59,7 @@ def at_home(product: DrawnProduct, canvas: Canvas) -> Image.Image:
 
 
 def phone_photo(product: DrawnProduct, beside: DrawnProduct) -> Image.Image:
-    """Return a snapshot to search with, RGB, PHONE_PX: the product turned, in warm light, another one behind it."""
+    """Return a snapshot to search with, RGB, PHONE_PX: the product rotated, in warm light, `beside` behind it."""
     width, height = PHONE_PX
     photo = painted([(0, (214, 208, 198)), (1, (228, 220, 206))], PHONE_PX, down=True)
     photo.paste(boards((width, 640)), (0, height - 640))
@@ -87,7 +87,7 @@ def put(
 
 
 def boards(size: tuple[int, int]) -> Image.Image:
-    """Return a wooden table from its back edge to the front."""
+    """Return a wooden table top from its back edge to the front."""
     wood = painted([(0, (188, 146, 104)), (1, (164, 120, 82))], size, down=True)
     draw = ImageDraw.Draw(wood)
     y, step = 0.0, 34.0

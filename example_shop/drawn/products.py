@@ -1,4 +1,4 @@
-"""What the drawn shop sells: each kind of thing in several colours."""
+"""The products of the drawn shop: each kind in several colours."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ GROUNDS: tuple[Colour, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One thing. looks: how its name begins, and the names of its colour and of its accent."""
+    """One kind of product. looks: the first word of its name, and the names of its colour and its accent."""
 
     name: str
     draw: Callable[[Canvas, Colour, Colour], None]
@@ -109,7 +109,7 @@ KINDS = (
 
 
 def products() -> Iterator[DrawnProduct]:
-    """Yield all products, colour by colour, so that what is new in the shop is of many kinds."""
+    """Yield all products, one look of every kind after the other, so that the newest ones are of many kinds."""
     number = 0
     for look in range(max(len(kind.looks) for kind in KINDS)):
         for kind in KINDS:

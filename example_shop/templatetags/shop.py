@@ -13,9 +13,9 @@ register = template.Library()
 
 @register.inclusion_tag("example_shop/_picture.html")
 def picture(name: str, sizes: str, *, alt: str = "", lazy: bool = True) -> dict[str, Any]:
-    """Show the picture with this storage name, as small as the screen allows; a stand-in where there is none.
+    """Show the picture with this storage name, as small as the screen allows, or a placeholder if `name` is empty.
 
-    sizes: how wide its square is, as the HTML attribute says it.
+    sizes: the width of its square, in the syntax of the HTML attribute.
     """
     name = str(name or "")
     sources = {"src": rendition_url(name, CARD_SIDE_PX), "srcset": srcset(name)} if name else {}

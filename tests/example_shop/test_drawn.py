@@ -14,7 +14,7 @@ from example_shop.models import Product
 from visual_search.search import SearchQuery, read_photo, search
 
 OBJECT = (0.05, 0.28, 0.72, 0.85)  # where a phone photo has the product
-FIRST = 8  # of the drawn products; all of them take 20 s
+FIRST = 8  # of the drawn products; drawing all of them takes 20 s
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_products__have_ids_and_names_of_their_own() -> None:
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_kind__is_drawn_inside_its_picture_and_in_its_colour(kind) -> None:
-    """A drawing that ran over the edge, or that forgot its colour, would be seen in every look of it."""
+    """A drawing beyond the edge, or without its colour, would be wrong in every look."""
     one, other = (canvas_of(kind, colour) for colour in ((200, 40, 40), (40, 60, 200)))
     alpha = one.finished().getchannel("A")
     assert 0.04 < ImageStat.Stat(alpha).mean[0] / 255 < 0.6

@@ -18,7 +18,7 @@ from django.utils import translation
 from django.views.defaults import server_error
 from PIL import Image
 
-from example_shop.loading import remove
+from example_shop.loading import delete_image
 from example_shop.models import Brand, Category, Product, ProductImage
 from example_shop.views import PAGE_SIZE
 from tests.drawings import photo_bytes, plain_bytes
@@ -105,7 +105,7 @@ class TestListing:
         ("query", "wanted"),
         [
             ("sort=name", ["a", "b", "c"]),
-            ("sort=price", ["a", "c", "b"]),  # what has no price comes last
+            ("sort=price", ["a", "c", "b"]),  # products without a price come last
             ("sort=-price", ["c", "a", "b"]),
             ("brand=acme&brand=best&sort=name", ["a", "c"]),
             ("brand=acme", ["c"]),
@@ -253,7 +253,7 @@ def test_pages__ask_the_database_as_often_for_many_as_for_few(client, shoes, dja
     acme = Brand.objects.create(name="Acme", slug="acme")
     for name in ("boot", "sandal"):
         add_product(shoes, name, images=2, brand=acme)
-    client.get(address)  # what a process asks for once
+    client.get(address)  # fills the caches of this process
     with CaptureQueriesContext(connection) as few:
         client.get(address)
     for number in range(5):
@@ -337,14 +337,14 @@ class TestRendition:
         image = add_product(shoes, "boot", images=1).images.get()
         self.fetch(client, 160, image.image.name)
         with django_capture_on_commit_callbacks(execute=True):
-            remove(image)
+            delete_image(image)
         assert default_storage.listdir("renditions/160/products") == ([], [])
 
 
 class TestLanguage:
     @pytest.fixture(autouse=True)
     def _default_language_again(self):
-        """The language of a request stays active in its thread."""
+        """Reset the language: a request leaves its own active in the thread."""
         yield
         translation.deactivate()
 

@@ -25,7 +25,7 @@ def media(settings, tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A place for a source, with two images."""
+    """A source folder with two images."""
     folder = tmp_path / "source"
     draw(folder / "red.png", "red")
     draw(folder / "blue.png", "blue")
@@ -45,7 +45,7 @@ def write_csv(folder: Path, *lines: str) -> Path:
 
 
 def load(source, **options) -> str:
-    """Return what the command wrote: its lines, then the counts."""
+    """Return the command's output: its messages, then the counts."""
     stdout, stderr = StringIO(), StringIO()
     call_command("load_catalog", str(source), stdout=stdout, stderr=stderr, **options)
     return stderr.getvalue() + stdout.getvalue()
@@ -138,7 +138,7 @@ class TestCsv:
             load(folder / "red.png")
 
     def test_csv__with_an_id_twice_loads_nothing(self, folder):
-        with pytest.raises(CommandError, match=r"ids must be unique, and these are not: '1' \(2 times\)"):
+        with pytest.raises(CommandError, match=r"ids must be unique, but these are repeated: '1' \(2 times\)"):
             load(write_csv(folder, "id,name", "1,Shoe", "2,Hat", "1,Boot"))
         assert not Product.objects.exists()
 
@@ -149,7 +149,7 @@ class TestCsv:
             ("2,Hat,-1", "Row 3: price '-1' is not a number"),
             ("2,Hat,NaN", "Row 3: price 'NaN' is not a number"),
             ("2,Hat,1,99", "Row 3: 4 cells for 3 columns"),
-            (",,5", "Row 3: neither id, name nor image"),
+            (",,5", "Row 3: it has neither id, name nor image"),
             ("2,Hat,1.999", "2: price: Ensure that there are no more than 2 decimal places"),
             (f"2,{'x' * 201},1", "2: name: Ensure this value has at most 200 characters"),
         ],
@@ -310,13 +310,13 @@ class TestVendure:
 
 def test_source__that_is_not_there_is_refused(tmp_path):
     with pytest.raises(
-        CommandError, match="is neither a folder nor a file, nor one of the words 'vendure' and 'drawn'"
+        CommandError, match="is neither a folder nor a file, nor one of the names 'vendure' and 'drawn'"
     ):
         load(tmp_path / "nowhere")
 
 
 def test_limit__below_one_is_refused(folder):
-    with pytest.raises(CommandError, match="0 is not 1 or more"):
+    with pytest.raises(CommandError, match="0 is less than 1"):
         call_command("load_catalog", str(folder), "--limit=0")
 
 

@@ -48,9 +48,9 @@ class PausingStore(QdrantStore):
         self._pause("upsert")
         super().upsert(points)
 
-    def delete_through(self, ids: Sequence[str], *, seq: int) -> None:
+    def delete_up_to(self, ids: Sequence[str], *, seq: int) -> None:
         self._pause("delete")
-        super().delete_through(ids, seq=seq)
+        super().delete_up_to(ids, seq=seq)
 
     def reset(self) -> None:
         self._pause("reset")

@@ -1,4 +1,4 @@
-"""The commands as a shop's staff runs them."""
+"""The commands that index, search and report, with the real starter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluation, thresholds and made queries, as a shop's staff runs them, with the real search and the real starter."""
+"""The commands for evaluation, thresholds and made queries, with the real search and the real starter."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def shop(make_product: Any, index: Any) -> list[Product]:
 
 @pytest.fixture
 def labels(shop: list[Product], tmp_path: Path) -> Path:
-    """Photos that are the products' own main images, two of them labelled wrong, and a broken one."""
+    """The products' own main images as photos, two of them with wrong labels, and a broken photo."""
     lines = ["photo,product_id"]
     for seed in range(1, 7):
         (tmp_path / f"{seed}.jpg").write_bytes(photo_bytes(seed=seed * 100))
@@ -56,7 +56,7 @@ def labels(shop: list[Product], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def second_version(shop: list[Product], tmp_path: Path) -> IndexVersion:
-    """A version of a tiny checkpoint with random weights, which is not the active one."""
+    """An inactive version, made with a tiny checkpoint with random weights."""
     version = building.start_build(checkpoint=str(tiny_clip(tmp_path / "tiny")))
     building.build(version)
     return version
@@ -66,7 +66,7 @@ def test_evaluate__says_what_was_found_and_what_could_not_be_used(labels: Path, 
     said = run("evaluate_search", labels, "--json", tmp_path / "run.json")
     assert re.search(r"hit rate at 1 +66\.7", said)
     assert re.search(r"hit rate at 10 +100\.0", said)
-    assert "6 queries by photo, of 6 products" in said
+    assert "6 photo queries for 6 products" in said
     for problem in ("broken.jpg: ", "gone.jpg: there is no such file", "'sku-99'"):
         assert problem in said
     kept = json.loads((tmp_path / "run.json").read_text())
@@ -90,9 +90,9 @@ def test_texts_and_several_right_answers__have_figures_of_their_own(shop: Any, t
 def test_compare_with_a_run_of_yesterday__is_paired(labels: Path, tmp_path: Path, second_version: Any) -> None:
     run("evaluate_search", labels, "--json", tmp_path / "run.json")
     said = run("evaluate_search", labels, "--index-version", second_version.pk, "--compare", tmp_path / "run.json")
-    assert "gained, in points (paired)" in said
+    assert "gain in points (paired)" in said
     assert f"index version {second_version.pk} ({tmp_path / 'tiny'})" in said
-    assert "6 queries of both runs" in said
+    assert "6 queries are in both runs" in said
 
 
 def test_compare_with_a_version__measures_both(labels: Path, second_version: Any, tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_product_of_one_image_or_a_broken_one__is_said(make_product: Any, index:
     said = run("make_queries", tmp_path / "made")
     assert "1  phone-like variant of an image that is in the index" in said
     assert f"product {broken.pk}: " in said
-    with pytest.raises(CommandError, match="is there already"):
+    with pytest.raises(CommandError, match="already exists"):
         run("make_queries", tmp_path / "made")
 
 
@@ -232,7 +232,7 @@ def test_calibrate__keeps_the_threshold_of_that_kind_alone(shop: Any, tmp_path: 
 
 
 def test_threshold_that_hides_most_right_products__is_kept_by_force_alone(shop: Any, tmp_path: Path) -> None:
-    """Texts that say nothing of the products: no score tells right from wrong."""
+    """The texts do not describe the products, so no score separates right from wrong."""
     path = with_texts(tmp_path)
     with pytest.raises(CommandError, match="hides more than half of the right products"):
         run("calibrate_threshold", path)
@@ -279,15 +279,15 @@ def refused(words: Callable[[Path], list[Any]], said: str) -> Any:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        refused(lambda labels: ["evaluate_search", labels, "--by", "price"], "there are: category, brand"),
+        refused(lambda labels: ["evaluate_search", labels, "--by", "price"], "keyword filters: category, brand"),
         refused(lambda labels: ["evaluate_search", labels, "--index-version", 77], "There is no index version 77"),
         refused(lambda labels: ["evaluate_search", labels, "--compare", "x.json"], "can't be read"),
-        refused(lambda labels: ["evaluate_search", labels, "--compare", labels], "is not what `evaluate_search"),
+        refused(lambda labels: ["evaluate_search", labels, "--compare", labels], "was not written by `evaluate_search"),
         refused(lambda labels: ["evaluate_search", labels, "--json", "/nowhere/f"], "can't be written"),
         refused(lambda labels: ["evaluate_search", labels, "--split", "val"], "no column `split`"),
-        refused(lambda labels: ["calibrate_threshold", labels], "at least 20 are wanted"),
+        refused(lambda labels: ["calibrate_threshold", labels], "at least 20 are needed"),
         refused(lambda labels: ["calibrate_threshold", labels, "--false-accept-rate", 5], "above 0 and below 1"),
-        refused(lambda labels: ["calibrate_threshold", labels, "--outside", labels], "is no folder"),
+        refused(lambda labels: ["calibrate_threshold", labels, "--outside", labels], "is not a folder"),
     ],
 )
 def test_wrong_words__are_one_clear_line(labels: Path, words: Callable[[Path], list[Any]], said: str) -> None:
@@ -302,7 +302,7 @@ def test_product_that_is_not_indexed__is_listed(labels: Path, make_product: Any)
         file.write("\n2.jpg,sku-7\n3.jpg,sku-7")
     said = run("evaluate_search", labels)
     assert f"product {late.pk} is not in index version" in said
-    assert "6 queries by photo" in said
+    assert "6 photo queries" in said
 
 
 def test_not_one_usable_query__is_one_clear_line(shop: Any, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files of labelled queries: what they may say, and what is said about those that can't be used."""
+"""Files of labelled queries: what they may contain, and which errors are reported."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from example_shop.catalog import ProductCatalog
 from tests.drawings import photo_bytes
 from visual_search.exceptions import ConfigurationError, InvalidLabels
-from visual_search.quality.labelled import LabelledQuery, read_labelled, spread
+from visual_search.quality.labelled import LabelledQuery, evenly_sampled, read_labelled
 
 pytestmark = pytest.mark.django_db
 
@@ -92,10 +92,10 @@ def test_unpublished_product__is_none_of_the_catalogue(write: Any, make_product:
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        (["image,product_id", "a.jpg,sku-1"], "has the columns 'image', 'product_id'; wanted is"),
-        (["photo;product_id", "a.jpg;sku-1"], "has the columns 'photo;product_id'; wanted is"),
-        (["photo,sku", "a.jpg,sku-1"], "wanted is a CSV file"),
-        ([""], "is empty; wanted is"),
+        (["image,product_id", "a.jpg,sku-1"], "has the columns 'image', 'product_id'; expected"),
+        (["photo;product_id", "a.jpg;sku-1"], "has the columns 'photo;product_id'; expected"),
+        (["photo,sku", "a.jpg,sku-1"], "expected a CSV file"),
+        ([""], "is empty; expected"),
         (["photo,product_id"], "no rows"),
         (["photo,product_id", 'a.jpg,"sku'], "is not a CSV file"),
     ],
@@ -133,7 +133,7 @@ def test_product_id_field_that_is_none__is_a_configuration_error(db: Any, monkey
         ProductCatalog().keys_of(["1"])
 
 
-def test_spread__takes_from_all_over(db: Any) -> None:
+def test_evenly_sampled__takes_from_all_over(db: Any) -> None:
     queries = [LabelledQuery(None, str(place), ("1",)) for place in range(10)]
-    assert [query.text for query in spread(queries, 3)] == ["0", "3", "6"]
-    assert spread(queries, None) == spread(queries, 99) == queries
+    assert [query.text for query in evenly_sampled(queries, 3)] == ["0", "3", "6"]
+    assert evenly_sampled(queries, None) == evenly_sampled(queries, 99) == queries

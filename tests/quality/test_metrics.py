@@ -1,4 +1,4 @@
-"""The metrics against trec_eval and scikit-learn, and the intervals against what is known of them."""
+"""The metrics against trec_eval and scikit-learn, and the intervals against their known properties."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from visual_search.quality.metrics import hit_rate_at_k, interval, intervals, mr
 
 DEPTH = 20
 KEYS = [f"p{place}" for place in range(30)]
-# Of each query: what was found, best first, and what is right (some of it never found).
+# For each query: the products found, best first, and the right ones (some of them never found).
 queries = st.lists(
     st.tuples(
         st.lists(st.sampled_from(KEYS), unique=True, max_size=DEPTH),
@@ -39,18 +39,18 @@ def test_metrics__are_those_of_trec_eval(queries: list[tuple[list[str], set[str]
     counts = [len(right) for _, right in queries]
     assert mrr(is_right) == pytest.approx([wanted[str(row)]["recip_rank"] for row in range(len(queries))])
     for k in (1, 5, 10, 20):
-        ours = {
+        computed = {
             "success": hit_rate_at_k(is_right, k),
             "recall": recall_at_k(is_right, counts, k),
             "ndcg_cut": ndcg_at_k(is_right, counts, k),
         }
-        for name, values in ours.items():
+        for name, values in computed.items():
             assert values == pytest.approx([wanted[str(row)][f"{name}_{k}"] for row in range(len(queries))])
 
 
 def test_ndcg__is_that_of_scikit_learn() -> None:
-    dice = np.random.default_rng(0)
-    is_right = dice.random((50, DEPTH)) < 0.2
+    rng = np.random.default_rng(0)
+    is_right = rng.random((50, DEPTH)) < 0.2
     is_right[:, 0] |= ~is_right.any(axis=1)
     scores = np.tile(np.arange(DEPTH, 0, -1), (50, 1))
     assert ndcg_at_k(is_right, is_right.sum(axis=1), 10).mean() == pytest.approx(ndcg_score(is_right, scores, k=10))
@@ -63,13 +63,13 @@ def test_k_beyond_the_depth__is_what_was_found() -> None:
 
 
 def test_interval__covers_the_truth_about_as_often_as_it_says() -> None:
-    """Products whose queries share their luck: the truth, one half, should be outside in 5 % of the cases."""
-    dice = np.random.default_rng(1)
+    """Queries of one product are correlated: the true mean, one half, should be outside in 5 % of the cases."""
+    rng = np.random.default_rng(1)
     covered = 0
     for _ in range(200):
-        luck = dice.beta(0.5, 0.5, size=60)
+        luck = rng.beta(0.5, 0.5, size=60)
         clusters = np.repeat(np.arange(60), 5)
-        found = interval(dice.random(300) < luck[clusters], clusters.tolist())
+        found = interval(rng.random(300) < luck[clusters], clusters.tolist())
         covered += found.low <= 0.5 <= found.high
     assert 180 <= covered <= 199
 

@@ -1,4 +1,4 @@
-"""The promise on real photos: phone photos against catalogue pictures, through the search that shoppers use."""
+"""The hit rate on real photos: phone photos against catalogue pictures, through the search that shoppers use."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.grocery import HELD_OUT, LEARNED, STOPPING
-from benchmarks.quality import photos_to_ask_with
+from benchmarks.quality import query_photos
 from tests.conftest import own_environment
 from tests.drawings import draw_photo
 from visual_search.quality.variants import phone_like
@@ -69,10 +69,10 @@ def test_photos_of_ones_own__are_asked_with_but_not_what_was_learned_from(tmp_pa
     (data / "photos.csv").write_text("photo,product_id,split\nb.jpg,1,train\nc.jpg,2,val\n")
     (own / "photos.csv").write_text("photo,product_id,split\na.jpg,1,test\nb.jpg,2,\nd.jpg,3,train\n")
     (own / "plain.csv").write_text("photo,product_id\na.jpg,1\n")
-    assert photos_to_ask_with(data, None) == [(data / "c.jpg", "2")]
-    assert photos_to_ask_with(data, data / "photos.csv") == [(data / "c.jpg", "2")]
-    assert photos_to_ask_with(data, own / "photos.csv") == [(own / "a.jpg", "1"), (data / "b.jpg", "2")]
-    assert photos_to_ask_with(data, own / "plain.csv") == [(own / "a.jpg", "1")]
+    assert query_photos(data, None) == [(data / "c.jpg", "2")]
+    assert query_photos(data, data / "photos.csv") == [(data / "c.jpg", "2")]
+    assert query_photos(data, own / "photos.csv") == [(own / "a.jpg", "1"), (data / "b.jpg", "2")]
+    assert query_photos(data, own / "plain.csv") == [(own / "a.jpg", "1")]
 
 
 def test_all_of_it__ends_with_a_line_of_json(tmp_path: Path, starter_folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Phone-like variants: the same from the same dice, of the same size, and still the same thing."""
+"""Phone-like variants: reproducible, of the same size, and still showing the same object."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""QdrantStore over HTTP: what it asks for, and what it does when the server fails. Its contract: test_stores.py."""
+"""QdrantStore over HTTP: its requests, and its behaviour when the server fails. Its contract: test_stores.py."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def make_store(server: FakeQdrant, **options: Any) -> QdrantStore:
 
 
 def times(count: int, status: int) -> Callable[[], int | None]:
-    """Return a fault that answers the next `count` requests with the status."""
+    """Return a fault that answers the next `count` requests with `status`."""
     left = iter([status] * count)
     return lambda: next(left, None)
 
 
-# What is asked for
+# Requests
 
 
 def test_collection__is_made_with_the_options_and_indexed_before_the_first_point(server: FakeQdrant) -> None:
@@ -110,7 +110,7 @@ def test_changed_options__are_brought_to_an_existing_collection_once(
     assert "keeps its shards" in caplog.text
 
 
-def test_payload_indexes__that_are_missing_or_of_another_type_are_mended(server: FakeQdrant) -> None:
+def test_payload_indexes__that_are_missing_or_of_another_type_are_repaired(server: FakeQdrant) -> None:
     store = make_store(server)
     store.ensure()
     del server.indexes["shop"]["category"]
@@ -126,7 +126,7 @@ def test_requests__stay_below_the_limit_and_carry_the_condition(server: FakeQdra
     store.ensure()
     points = [make_point(n, row, note="é" * 500) for n, row in enumerate(unit_vectors(300, dim=2048))]
     store.upsert(points)
-    store.delete_through([point.id for point in points], seq=7)
+    store.delete_up_to([point.id for point in points], seq=7)
     assert max(server.sizes) < BYTES_PER_REQUEST
     for batch in server.asked("PUT", "/points"):
         newest = max(point["payload"]["_seq"] for point in batch["points"])
@@ -138,8 +138,8 @@ def test_requests__stay_below_the_limit_and_carry_the_condition(server: FakeQdra
     ("options", "message"),
     [
         ({"hnsw": {"ef_contruct": 1}}, "'hnsw' has no key 'ef_contruct'. Did you mean 'ef_construct'?"),
-        ({"cluster": 3}, "'cluster' is 3; a dict was wanted"),
-        ({"timeout": 0.5}, "'timeout' is 0.5; whole seconds"),
+        ({"cluster": 3}, "'cluster' is 3; expected a dict"),
+        ({"timeout": 0.5}, "'timeout' is 0.5; expected whole seconds"),
     ],
 )
 def test_wrong_option__is_named_when_the_store_is_made(options: dict[str, Any], message: str) -> None:
@@ -148,21 +148,21 @@ def test_wrong_option__is_named_when_the_store_is_made(options: dict[str, Any], 
 
 
 def test_documents__name_every_option() -> None:
-    told = (ROOT / "docs" / "qdrant.md").read_text()
+    text = (ROOT / "docs" / "qdrant.md").read_text()
     options = set(inspect.signature(QdrantStore).parameters) - {"name", "dim", "fields", "location", "client"}
     assert options >= set(tuning.DEFAULTS)
     for name in options:
-        assert f"| `{name}` |" in told
+        assert f"| `{name}` |" in text
     for values in tuning.DEFAULTS.values():
         for key, value in values.items():
-            assert (f'"{key}": {json.dumps(value)}' in told.replace("True", "true")) if value else (f"`{key}`" in told)
+            assert (f'"{key}": {json.dumps(value)}' in text.replace("True", "true")) if value else (f"`{key}`" in text)
 
 
 # Faults
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503])
-def test_what_may_pass__is_tried_again(server: FakeQdrant, status: int) -> None:
+def test_transient_error__is_retried(server: FakeQdrant, status: int) -> None:
     store = make_store(server, retries=2)
     store.ensure()
     server.fault = times(2, status)
@@ -194,12 +194,12 @@ def test_retry_after__is_respected(server: FakeQdrant) -> None:
     assert store.count() == 0
     assert time.monotonic() - started >= 1
     server.fault = times(9, 429)
-    with pytest.raises(StoreUnavailable, match="limits its load"):
+    with pytest.raises(StoreUnavailable, match="limits requests"):
         store.count()
 
 
 @pytest.mark.parametrize("status", [400, 404, 409, 422])
-def test_what_can_not_pass__is_asked_once(server: FakeQdrant, status: int) -> None:
+def test_permanent_error__is_not_retried(server: FakeQdrant, status: int) -> None:
     store = make_store(server)
     server.fault = lambda: status
     with pytest.raises(StoreUnavailable, match=str(status)):
@@ -209,10 +209,10 @@ def test_what_can_not_pass__is_asked_once(server: FakeQdrant, status: int) -> No
 
 @pytest.mark.parametrize("status", [401, 403])
 @pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
-def test_refused_key__is_said_and_not_shown(server: FakeQdrant, status: int) -> None:
+def test_rejected_key__is_reported_and_not_shown(server: FakeQdrant, status: int) -> None:
     store = make_store(server, api_key="secret-key\n")
     server.fault = lambda: status
-    with pytest.raises(StoreUnavailable, match="refuses the key: check the store's option 'api_key'") as caught:
+    with pytest.raises(StoreUnavailable, match="rejects the key: check the store's option 'api_key'") as caught:
         store.ensure()
     assert "secret-key" not in str(caught.value)
     assert len(server.requests) == 1
@@ -237,14 +237,14 @@ def test_hanging_server__keeps_a_shopper_waiting_for_one_time_out_only(server: F
         hang.set()
 
 
-def test_refused_connection__says_what_to_look_at(server: FakeQdrant) -> None:
+def test_refused_connection__says_what_to_check(server: FakeQdrant) -> None:
     store = make_store(server)
     server.close()
     with pytest.raises(StoreUnavailable, match="Is the server running, and is the store's 'url' right"):
         store.position()
 
 
-def test_collection_of_another_dimension__is_refused_with_the_command(server: FakeQdrant) -> None:
+def test_collection_of_another_dimension__is_rejected_with_the_command(server: FakeQdrant) -> None:
     make_store(server).ensure()
     with pytest.raises(DimensionMismatch, match=r"16-dimensional.*17 dimensions.*reset_index"):
         make_store(server, dim=DIM + 1).ensure()
@@ -258,13 +258,13 @@ def test_server_that_keeps_no_metadata__is_too_old(server: FakeQdrant) -> None:
 
     server._collection = without_metadata  # type: ignore[method-assign]
     for _ in range(2):
-        with pytest.raises(StoreUnavailable, match=r"Qdrant 1\.16 or newer is wanted"):
+        with pytest.raises(StoreUnavailable, match=r"Use Qdrant 1\.16 or newer"):
             make_store(server).ensure()
-    with pytest.raises(StoreUnavailable, match=r"Qdrant 1\.16 or newer is wanted"):
+    with pytest.raises(StoreUnavailable, match=r"Use Qdrant 1\.16 or newer"):
         make_store(server).reset()
 
 
-def test_write_that_was_taken_but_not_applied__is_not_taken_for_done(server: FakeQdrant) -> None:
+def test_write_that_was_accepted_but_not_applied__raises(server: FakeQdrant) -> None:
     store = make_store(server)
     store.ensure()
     server._points = lambda *args: {"operation_id": 1, "status": "wait_timeout"}  # type: ignore[method-assign]
@@ -285,17 +285,17 @@ def test_alias__moves_in_one_request(server: FakeQdrant) -> None:
 
 
 def test_grpc__takes_every_request(server: FakeQdrant) -> None:
-    """Nobody answers, but the requests are built: what the client can't say in gRPC would fail before it calls."""
+    """No server answers, but the requests are built: anything without a gRPC form would fail before the call."""
     store = make_store(server, prefer_grpc=True, retries=0)
     store._connection._options["grpc_port"] = 1
-    collection = store._collection
+    collection, changes = store._collection, store.tuning.update_arguments()
     calls: list[Callable[[], Any]] = [
         collection._create,
         collection.drop,
         lambda: collection.set_position(Position("a", 1)),
         lambda: collection._create_index("price", "float", replaces=False),
-        lambda: collection.write("change", lambda client: client.update_collection("shop", **store.tuning.update())),
-        lambda: store.delete_through([make_points(1)[0].id], seq=7),
+        lambda: collection.write("change", lambda client: client.update_collection("shop", **changes)),
+        lambda: store.delete_up_to([make_points(1)[0].id], seq=7),
         lambda: store.scroll_slice(make_points(1)[0].id, limit=3),
         lambda: store.query_batch(unit_vectors(1), Filters(is_main=True), limit=3),
     ]
@@ -305,7 +305,7 @@ def test_grpc__takes_every_request(server: FakeQdrant) -> None:
     assert server.requests == []
 
 
-# The whole way
+# The whole index
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""One contract for all stores, measured against a plain numpy store; then what is special to each."""
+"""The contract of all stores, compared with a plain numpy store; then tests for each store."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def make_point(number: int, vector: np.ndarray, *, seq: int | None = None, **pay
 
 
 def make_points(count: int) -> list[Point]:
-    """Points with one, several, no and None values, and values that aren't ASCII."""
+    """Return points with one, several, no and None values, and values that aren't ASCII."""
     return [
         make_point(
             number,
@@ -85,7 +85,7 @@ def make_points(count: int) -> list[Point]:
     ]
 )
 def make_store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeStore]:
-    if request.param == "edge-by-codes":  # as with more than 5,000 points
+    if request.param == "edge-by-codes":  # as for more than 5,000 points
         monkeypatch.setattr(shard, "EXACT_UP_TO", 0)
         monkeypatch.setattr(shard, "POINTS_PER_CANDIDATE", 1)
     made: list[VectorStore] = []
@@ -195,29 +195,29 @@ def test_upsert__of_large_payloads_goes_beyond_one_request(store: VectorStore) -
     assert store.count() == 30
 
 
-def wrong_vectors() -> dict[str, np.ndarray]:
+def invalid_vectors() -> dict[str, np.ndarray]:
     good = unit_vectors(1)[0]
     has_nan = good.copy()
     has_nan[3] = np.nan
     return {"nan": has_nan, "zero": np.zeros_like(good), "twice as long": good * 2}
 
 
-@pytest.mark.parametrize("kind", list(wrong_vectors()))
-def test_upsert__of_a_wrong_vector_is_refused_as_a_whole(store: VectorStore, kind: str) -> None:
+@pytest.mark.parametrize("kind", list(invalid_vectors()))
+def test_upsert__with_an_invalid_vector_writes_nothing(store: VectorStore, kind: str) -> None:
     with pytest.raises(InvalidVector):
-        store.upsert([make_point(1, unit_vectors(1)[0]), make_point(2, wrong_vectors()[kind])])
+        store.upsert([make_point(1, unit_vectors(1)[0]), make_point(2, invalid_vectors()[kind])])
     assert store.count() == 0
 
 
-@pytest.mark.parametrize("kind", list(wrong_vectors()))
-def test_query__with_a_wrong_vector_is_refused(filled: VectorStore, kind: str) -> None:
+@pytest.mark.parametrize("kind", list(invalid_vectors()))
+def test_query__with_an_invalid_vector_is_rejected(filled: VectorStore, kind: str) -> None:
     with pytest.raises(InvalidVector):
-        filled.query(wrong_vectors()[kind], EVERYTHING, limit=1)
+        filled.query(invalid_vectors()[kind], EVERYTHING, limit=1)
     with pytest.raises(InvalidVector):
-        filled.query_batch(wrong_vectors()[kind][None], EVERYTHING, limit=1)
+        filled.query_batch(invalid_vectors()[kind][None], EVERYTHING, limit=1)
 
 
-def test_another_dimension__is_refused(filled: VectorStore) -> None:
+def test_another_dimension__is_rejected(filled: VectorStore) -> None:
     longer = unit_vectors(1, dim=DIM + 1)
     with pytest.raises(DimensionMismatch):
         filled.upsert([make_point(1, unit_vectors(1)[0]), make_point(2, longer[0])])
@@ -397,7 +397,7 @@ def test_facet_and_bounds__are_exact_after_points_were_rewritten_and_deleted(mak
 
 
 def assert_exact_after_rewrites(store: VectorStore, *, ids: int, between: Callable[[], object] = lambda: None) -> None:
-    """Write half of the ids eight times and delete some of them; `between` is called after each round."""
+    """Write half of the ids eight times and delete some of them. Call `between` after each round."""
     kept: dict[str, Point] = {}
     dice = np.random.default_rng(0)
     for seq in range(8):
@@ -411,10 +411,10 @@ def assert_exact_after_rewrites(store: VectorStore, *, ids: int, between: Callab
         ]  # fmt: skip
         store.upsert(points)
         kept |= {point.id: point for point in points}
-        gone = [point.id for point in points[: ids // 10]]
-        store.delete(gone)
-        for point in gone:
-            del kept[point]
+        deleted = [point.id for point in points[: ids // 10]]
+        store.delete(deleted)
+        for point_id in deleted:
+            del kept[point_id]
         between()
     for filters in (EVERYTHING, Filters(is_main=True), Filters(ranges={"price": Range(20, 60)}, is_main=True)):
         matching = [point for point in kept.values() if is_match(point, filters)]
@@ -438,7 +438,7 @@ def test_health__names_the_engine_and_counts_points(filled: VectorStore) -> None
     assert health["points"] == 90
 
 
-# The life of a store
+# Lifecycle
 
 
 def test_making_a_store__opens_nothing(make_store: MakeStore, tmp_path: Path) -> None:
@@ -476,7 +476,7 @@ def test_reset__makes_a_store_that_was_never_opened(make_store: MakeStore) -> No
     assert store.count() == 0
 
 
-def test_close__lets_the_store_be_opened_again_with_a_position_that_tells_the_truth(filled: VectorStore) -> None:
+def test_close__lets_the_store_be_opened_again_with_a_true_position(filled: VectorStore) -> None:
     filled.set_position(Position("a", 90))
     filled.close()
     filled.close()
@@ -507,7 +507,7 @@ def edge(tmp_path: Path) -> Iterator[EdgeStore]:
 
 
 def run_python(script: str, *arguments: str, timeout: float = 60) -> str:
-    """Run the script in a new interpreter: a hanging fork is then killed by the timeout."""
+    """Run the script in a new interpreter, so that the timeout kills a hanging fork."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), *arguments],
         cwd=ROOT,
@@ -594,7 +594,7 @@ def test_edge__clears_away_the_folder_of_a_killed_process_but_not_of_a_living_on
     ]
     try:
         killed, living = (Path(process.stdout.readline().decode().strip()) for process in processes)
-        processes[0].kill()  # its forked child lives on
+        processes[0].kill()  # its forked child stays alive
         processes[0].wait()
         assert killed.exists()
         edge.ensure()
@@ -654,7 +654,7 @@ def test_edge__with_a_folder_that_cannot_be_made_is_unavailable(tmp_path: Path) 
     assert store.position() is None
 
 
-def test_edge__with_a_dimension_the_engine_refuses_is_unavailable_and_leaves_nothing(tmp_path: Path) -> None:
+def test_edge__with_a_dimension_the_engine_rejects_is_unavailable_and_leaves_nothing(tmp_path: Path) -> None:
     store = EdgeStore(name="shop", dim=0, fields=FIELDS, folder=tmp_path)
     with pytest.raises(StoreUnavailable, match="dimension"):
         store.ensure()
@@ -668,7 +668,7 @@ def test_edge__translates_an_error_of_the_engine(edge: EdgeStore) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 100 MB."""
+    """Mount a file system of 100 MB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", disk], capture_output=True, check=False)
@@ -692,7 +692,7 @@ def test_edge__says_that_the_disk_is_full_before_the_kernel_ends_the_process(sma
     assert store.count() > 0
     store.query(vectors[0], EVERYTHING, limit=3)
     store.reset()
-    fill(range(0, 1000))  # there is room again
+    fill(range(0, 1000))  # there is space again
     assert store.count() == 1000
     store.close()
 
@@ -752,7 +752,7 @@ def test_edge__would_count_exactly_in_several_segments_too(edge: EdgeStore, monk
     config = engine.EdgeConfig(
         vectors=engine.EdgeVectorParams(size=DIM, distance=engine.Distance.Cosine),
         quantization_config=shard._config(DIM).quantization_config,
-        optimizers=engine.EdgeOptimizersConfig(indexing_threshold=10),  # KB; so that so few points become a new segment
+        optimizers=engine.EdgeOptimizersConfig(indexing_threshold=10),  # KB; few points become a new segment
         wal_enabled=False,
     )
     monkeypatch.setattr(shard, "_config", lambda dim: config)
@@ -766,7 +766,7 @@ def test_edge__would_count_exactly_in_several_segments_too(edge: EdgeStore, monk
     assert max(segments) > 1
 
 
-def test_edge__gives_the_room_of_replaced_payloads_back(edge: EdgeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_edge__frees_the_space_of_replaced_payloads(edge: EdgeStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shard, "REWRITES_PER_FLUSH", 500)
     points = [make_point(n, vector, note="x" * 4000) for n, vector in enumerate(unit_vectors(500))]
     edge.upsert(points)
@@ -775,7 +775,7 @@ def test_edge__gives_the_room_of_replaced_payloads_back(edge: EdgeStore, monkeyp
     for _ in range(8):
         edge.upsert(points)
         sizes.append(sum(path.stat().st_blocks * 512 for path in folder.rglob("*")))
-    assert sizes[-1] < sizes[0] * 1.5  # 2 MB a round
+    assert sizes[-1] < sizes[0] * 1.5  # each round writes 2 MB
 
 
 # Damage
@@ -788,22 +788,22 @@ def fed(edge: EdgeStore) -> EdgeStore:
     return edge
 
 
-def delete_behind_its_back(store: EdgeStore, *numbers: int) -> None:
+def delete_in_the_engine(store: EdgeStore, *numbers: int) -> None:
     import qdrant_edge
 
     store._private.shard.update(qdrant_edge.UpdateOperation.delete_points(list(numbers)))
 
 
-def swap_behind_its_back(store: EdgeStore) -> None:
+def swap_in_the_engine(store: EdgeStore) -> None:
     import qdrant_edge
 
-    delete_behind_its_back(store, 3)
+    delete_in_the_engine(store, 3)
     other = qdrant_edge.Point(1000, unit_vectors(1)[0].tolist(), {})
     store._private.shard.update(qdrant_edge.UpdateOperation.upsert_points([other]))
 
 
 def overwrite_vectors(store: EdgeStore) -> None:
-    """Zeros in place: the engine has the files mapped, and a shorter file would end the process (SIGBUS)."""
+    """Write zeros in place: the engine maps the files, and truncating one would kill the process (SIGBUS)."""
     files = list(Path(store.health()["folder"]).rglob("vector_storage/vectors/chunk_*.mmap"))
     assert files
     for path in files:
@@ -811,7 +811,7 @@ def overwrite_vectors(store: EdgeStore) -> None:
             file.write(bytes(path.stat().st_size))
 
 
-def refuse(store: EdgeStore) -> None:
+def cause_engine_error(store: EdgeStore) -> None:
     with pytest.raises(StoreUnavailable, match="no-field"):
         store.bounds("no-field", EVERYTHING)
 
@@ -825,13 +825,13 @@ def assert_closed_and_fillable(store: EdgeStore, tmp_path: Path) -> None:
 
 
 def test_edge__that_lost_a_point_is_noticed_by_the_next_query(fed: EdgeStore, tmp_path: Path) -> None:
-    delete_behind_its_back(fed, 5)
-    with pytest.raises(StoreUnavailable, match="89 points, 90 were written"):
+    delete_in_the_engine(fed, 5)
+    with pytest.raises(StoreUnavailable, match="89 points, but 90 were written"):
         fed.query(unit_vectors(1)[0], EVERYTHING, limit=3)
     assert_closed_and_fillable(fed, tmp_path)
 
 
-@pytest.mark.parametrize("damage", [swap_behind_its_back, overwrite_vectors])
+@pytest.mark.parametrize("damage", [swap_in_the_engine, overwrite_vectors])
 def test_edge__damaged_while_it_was_filled_gets_no_position(
     edge: EdgeStore, tmp_path: Path, damage: Callable[[EdgeStore], None]
 ) -> None:
@@ -842,31 +842,31 @@ def test_edge__damaged_while_it_was_filled_gets_no_position(
     assert_closed_and_fillable(edge, tmp_path)
 
 
-@pytest.mark.parametrize("damage", [swap_behind_its_back, overwrite_vectors])
+@pytest.mark.parametrize("damage", [swap_in_the_engine, overwrite_vectors])
 def test_edge__damaged_is_noticed_after_an_error(
     fed: EdgeStore, tmp_path: Path, damage: Callable[[EdgeStore], None]
 ) -> None:
     damage(fed)
     assert fed.position() is not None
-    refuse(fed)
+    cause_engine_error(fed)
     assert_closed_and_fillable(fed, tmp_path)
 
 
 def test_edge__whose_vectors_were_overwritten_is_noticed_by_the_next_feed(fed: EdgeStore, tmp_path: Path) -> None:
     overwrite_vectors(fed)
-    fed.delete([make_points(90)[89].id])  # the point that it would look for
+    fed.delete([make_points(90)[89].id])  # the probe point
     with pytest.raises(StoreUnavailable, match="finds itself"):
         fed.set_position(Position("a", 91))
     assert_closed_and_fillable(fed, tmp_path)
 
 
-def test_edge__that_is_whole_survives_a_refused_request(fed: EdgeStore) -> None:
-    refuse(fed)
+def test_edge__that_is_undamaged_survives_a_rejected_request(fed: EdgeStore) -> None:
+    cause_engine_error(fed)
     assert fed.position() == Position("a", 90)
     assert fed.count() == 90
 
 
-def test_edge__written_and_queried_by_threads_at_once_is_not_taken_for_damaged(edge: EdgeStore) -> None:
+def test_edge__written_and_queried_by_threads_at_once_is_not_reported_as_damaged(edge: EdgeStore) -> None:
     points, errors, is_over = make_points(300), list[Exception](), threading.Event()
     edge.upsert(points[:100])
 
@@ -1014,7 +1014,7 @@ def test_qdrant__in_a_forked_child_builds_its_own_client() -> None:
 
 
 @pytest.mark.skipif(
-    not SERVER_URL, reason="needs a Qdrant server, as the contract suite's last round: QDRANT_URL is not set"
+    not SERVER_URL, reason="needs a Qdrant server, like the contract suite's last parameter: QDRANT_URL is not set"
 )
 def test_qdrant__adds_missing_payload_indexes_to_an_existing_collection() -> None:
     from qdrant_client import QdrantClient
@@ -1056,7 +1056,7 @@ def test_import__of_a_store_module_imports_no_engine(module: str) -> None:
 def test_ensure__without_the_engines_package_names_the_extra(module: str, package: str, store: str) -> None:
     script = f"""
         import sys
-        sys.modules[{package!r}] = None  # what an import sees that finds nothing
+        sys.modules[{package!r}] = None  # simulates a missing package
         from visual_search.exceptions import ConfigurationError
         from visual_search.stores.{module} import *
         try:

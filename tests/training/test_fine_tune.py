@@ -1,4 +1,4 @@
-"""`fine_tune` from labelled photos to a checkpoint that is live, and everything that may come between."""
+"""`fine_tune` from labelled photos to a live checkpoint, bad input and interruptions included."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def products(make_product: Callable[..., Product]) -> list[Product]:
 
 @pytest.fixture
 def labels(products: list[Product], tmp_path: Path) -> Path:
-    """Four photos of each product, in a file as evaluate_search takes it."""
+    """Four photos of each product, in a file for evaluate_search."""
     return write_labels(tmp_path / "photos", [product.sku for product in products])
 
 
@@ -75,7 +75,7 @@ def write_csv(path: Path, rows: Sequence[Sequence[str]], columns: str = "photo,p
 
 
 def fine_tune(out: Path, *options: Any) -> str:
-    """Run the command in this process, which other tests may have filled with their models already."""
+    """Run the command in this process, in which other tests may have left their models."""
     said = StringIO()
     call_command("fine_tune", str(out), "--memory-gb", "64", *map(str, options), stdout=said, stderr=said)
     return said.getvalue()
@@ -137,7 +137,7 @@ def test_without_photos__learns_from_the_catalogue_and_says_so(
     products: list[Product], clip: Path, tmp_path: Path
 ) -> None:
     said = fine_tune(tmp_path / "out", "--base", clip, "--epochs", 1, "--batch", 512, "--text-margin", 100)
-    assert "There are no labelled photos: it learns from the catalogue's own pictures" in said
+    assert "There are no labelled photos: the training uses phone-like variants of the catalogue's own pictures" in said
     assert "variants, learned products" in said
     assert (tmp_path / "out" / "config.json").exists()
 
@@ -150,7 +150,7 @@ def test_split__is_train_where_the_file_has_it(labels: Path, clip: Path, tmp_pat
 
 def test_report_split__of_what_is_learned_from__is_refused(labels: Path, clip: Path, tmp_path: Path) -> None:
     for split in ("train", "val"):
-        with pytest.raises(CommandError, match=f"--report-split '{split}' would ask with photos that are learned from"):
+        with pytest.raises(CommandError, match=f"--report-split '{split}' would evaluate with .* trained on"):
             fine_tune(tmp_path / "out", "--photos", labels, "--split", split, "--report-split", split)
 
 
@@ -161,8 +161,8 @@ def test_products_set_aside__say_when_to_stop(make_product: Callable[..., Produc
     said = fine_tune(
         tmp_path / "out", "--base", clip, "--photos", labels, *options, "--epochs", 9, "--batch", 8, "--lr", "0.9"
     )
-    assert "9 products to learn, 1 to stop by, 2 held out" in said
-    assert "Before: products set aside: hit@10" in said
+    assert "9 products to learn, 1 for early stopping, 2 held out" in said
+    assert "Before: stopping products: hit@10" in said
     report = json.loads((tmp_path / "out" / REPORT).read_text())
     scores = [epoch["mrr"] for epoch in report["epochs"]]
     assert report["best_epoch"] == scores.index(max(scores)) + 1
@@ -195,14 +195,22 @@ def test_head_only__moves_what_stands_above_the_blocks_alone(labels: Path, clip:
 
 
 def test_text_that_lost__writes_nothing_unless_forced(labels: Path, clip: Path, tmp_path: Path) -> None:
-    options = ("--base", clip, "--photos", labels, *QUICK, "--text-margin", "-101")  # it would have to gain 101 points
+    options = (
+        "--base",
+        clip,
+        "--photos",
+        labels,
+        *QUICK,
+        "--text-margin",
+        "-101",
+    )  # it would have to gain 101 points
     with pytest.raises(CommandError, match="Nothing was written, because text search got worse") as failed:
         fine_tune(tmp_path / "out", *options)
     assert failed.value.returncode == 1
     assert not (tmp_path / "out").exists()
     said = fine_tune(tmp_path / "out", *options, "--resume", "--force")
-    assert "Going on after epoch 1." in said
-    assert "Text search got worse." in said
+    assert "Resuming after epoch 1." in said
+    assert "Text search got worse: text, " in said
     assert embed(tmp_path / "out")[0] in said
 
 
@@ -230,7 +238,7 @@ def test_resume__of_another_training__is_refused(labels: Path, clip: Path, tmp_p
     options = ("--base", clip, "--photos", labels, "--text-margin", "-101", *QUICK)
     with pytest.raises(CommandError):
         fine_tune(tmp_path / "out", *options)
-    with pytest.raises(CommandError, match="is of other photos, products, captions or options"):
+    with pytest.raises(CommandError, match="used other photos, products, captions or options"):
         fine_tune(tmp_path / "out", *options, "--resume", "--lr", "1e-5")
     state_path(tmp_path / "out").write_bytes(b"half")
     with pytest.raises(CommandError, match="can't be read.*Leave out --resume"):
@@ -279,27 +287,27 @@ def test_unknown_products__are_listed(labels: Path, clip: Path, tmp_path: Path) 
 
 def test_no_usable_photo__says_why(labels: Path, clip: Path, tmp_path: Path) -> None:
     write_csv(labels, [("nowhere.jpg", "sku-1", "")])
-    with pytest.raises(CommandError, match=r"None of the photos can be learned from. The first problem: nowhere.jpg"):
+    with pytest.raises(CommandError, match=r"None of the photos can be used. The first problem: nowhere.jpg"):
         fine_tune(tmp_path / "out", "--base", clip, "--photos", labels)
 
 
 def test_file_without_the_columns__says_which_are_wanted(labels: Path, clip: Path, tmp_path: Path) -> None:
     write_csv(labels, [("a.jpg", "1")], columns="file,sku")
-    with pytest.raises(CommandError, match="has the columns 'file', 'sku'; wanted is") as failed:
+    with pytest.raises(CommandError, match="has the columns 'file', 'sku'; expected") as failed:
         fine_tune(tmp_path / "out", "--base", clip, "--photos", labels)
     assert isinstance(failed.value.__cause__, InvalidLabels)
 
 
 def test_one_product_only__can_not_be_learned(labels: Path, clip: Path, tmp_path: Path) -> None:
     write_csv(labels, [(f"sku-1_{n}.jpg", "sku-1", "") for n in range(4)])
-    with pytest.raises(CommandError, match="1 of 1 products are left to learn from"):
+    with pytest.raises(CommandError, match="1 of 1 products are left to learn;"):
         fine_tune(tmp_path / "out", "--base", clip, "--photos", labels)
 
 
 def test_one_caption_for_all__is_not_learned_from(labels: Path, clip: Path, tmp_path: Path) -> None:
     Product.objects.update(name="Thing", description="")
     said = fine_tune(tmp_path / "out", "--base", clip, "--photos", labels, *QUICK)
-    assert "All products have the caption 'Thing.', which tells none apart" in said
+    assert "All products have the same caption, 'Thing.'" in said
     assert "text, " not in said
 
 
@@ -327,7 +335,7 @@ def test_more_than_is_held_in_memory__is_drawn_from_and_said(
     write_csv(labels, [(f"sku-{n}_{m}.jpg", f"sku-{n}", "") for n in (1, 2) for m in range(4)])
     said = fine_tune(tmp_path / "out", "--base", clip, "--photos", labels, "--text-margin", "100", *QUICK)
     assert "Of 4 products, 3 are read: those with photos, and others" in said
-    assert "Of 8 photos, 6 are learned from" in said
+    assert "Of 8 photos, 6 are used" in said
     assert "6 photos, 2 products to learn" in said
 
 
@@ -340,7 +348,7 @@ def test_no_picture_at_all__says_so(products: list[Product], clip: Path, tmp_pat
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--products-held-out", "sku-9"], "No product of the catalogue is called 'sku-9'"),
+        (["--products-held-out", "sku-9"], "The catalogue has no product with the id 'sku-9'"),
         (["--epochs", "0"], "--epochs must be 1 or more"),
         (["--split", "gone"], "has no rows of the split 'gone'"),
         (["--base", "/nowhere"], "There is no checkpoint folder"),
@@ -434,6 +442,6 @@ def test_interrupt_and_kill__leave_no_checkpoint__and_resuming_gives_the_same_on
     process.wait()
     assert not out.exists()
 
-    assert "Going on after epoch" in own_shop.manage("fine_tune", str(out), *own_shop.options, "--resume")
+    assert "Resuming after epoch" in own_shop.manage("fine_tune", str(out), *own_shop.options, "--resume")
     assert embed(out)[0] == embed(straight)[0]
     assert not [path for path in own_shop.folder.iterdir() if path.name.startswith(".out")]

@@ -1,4 +1,4 @@
-"""The parts of a fine-tuning: which weights learn, what is wanted of them, what a batch holds, how memory is kept."""
+"""The parts of a fine-tuning: the trained weights, the losses, the batches, the memory, the loop, the table."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from visual_search.exceptions import ConfigurationError, TrainingFailed
 from visual_search.training.batches import Batches, Example
 from visual_search.training.comparison import (
     Change,
-    Question,
+    EvaluationSet,
     compare,
-    lost_text,
-    make_questions,
-    measures,
+    make_evaluation_sets,
+    metrics_of,
     table,
+    text_regressions,
 )
 from visual_search.training.data import usable_captions
-from visual_search.training.fine_tuning import set_aside, stand_ins
-from visual_search.training.losses import info_nce, own_temperature
+from visual_search.training.fine_tuning import hold_out_photos, main_picture_variants
+from visual_search.training.losses import info_nce, initial_temperature
 from visual_search.training.memory import MemoryPlan, bytes_per_image, plan_memory, recompute
 from visual_search.training.splits import ProductSplit, split_products
 from visual_search.training.trainer import Recipe, Trainer, check_recipe
@@ -54,7 +54,7 @@ def photos() -> list[Example]:
 
 def make_trainer(folder: Path, make: Callable[[Path], Path] = tiny_clip, **recipe: Any) -> Trainer:
     chosen = Recipe(learning_rate=1e-2, **recipe)
-    # Enough for whatever other tests have left in this process.
+    # Enough memory, whatever other tests have left in this process.
     return Trainer(load_checkpoint(make(folder)), CAPTIONS, chosen, steps=20, memory_bytes=64 * 2**30)
 
 
@@ -62,7 +62,7 @@ def unit(rows: int, dim: int = 4, seed: int = 0) -> torch.Tensor:
     return functional.normalize(torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
-# Which weights learn
+# Weights
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -91,11 +91,11 @@ def test_choose_weights__of_the_starter(starter_folder: Path) -> None:
 
 
 def test_find_blocks__of_something_without_blocks__says_so() -> None:
-    with pytest.raises(ConfigurationError, match="not made of a run of blocks"):
+    with pytest.raises(ConfigurationError, match="not made of a list of blocks"):
         find_blocks(torch.nn.Sequential(torch.nn.Linear(2, 2)), {"0.weight"})
 
 
-# What is wanted of them
+# Losses
 
 
 def test_info_nce__one_image_a_product__is_cross_entropy_in_both_directions() -> None:
@@ -112,7 +112,7 @@ def test_info_nce__two_photos_of_one_product__are_not_pushed_apart() -> None:
     here = torch.tensor([0, 0, 1])
     together = info_nce(anchors[here], anchors, here, temperature=0.05)
     assert float(together) < float(info_nce(unit(3, dim=3), anchors, here, temperature=0.05))
-    # The best that is possible: each photo is on its anchor, whose two photos share its probability.
+    # The lowest possible loss: each photo equals its anchor, and the anchor's two photos share its probability.
     assert float(together) == pytest.approx(np.log(2) / 4, abs=1e-3)
 
 
@@ -123,13 +123,13 @@ def test_info_nce__one_product_alone__asks_nothing_of_the_photos() -> None:
     assert images.grad.isfinite().all()
 
 
-def test_own_temperature__follows_the_spread_of_the_scores() -> None:
+def test_initial_temperature__follows_the_spread_of_the_scores() -> None:
     scores = unit(20) @ unit(10, seed=1).T
-    assert own_temperature(scores / 10) == pytest.approx(own_temperature(scores) / 10)
-    assert own_temperature(torch.ones(3, 1)) > 0
+    assert initial_temperature(scores / 10) == pytest.approx(initial_temperature(scores) / 10)
+    assert initial_temperature(torch.ones(3, 1)) > 0
 
 
-# What a batch holds
+# Batches
 
 
 def test_batches__same_seed_same_batch_whoever_draws_it(photos: list[Example], pictures: Any) -> None:
@@ -169,7 +169,7 @@ def test_batches__without_photos__show_variants_of_the_pictures(pictures: Any) -
     assert not originals & {image.tobytes() for image in batch.images[:8]}
 
 
-# How memory is kept
+# Memory
 
 
 @pytest.mark.parametrize("make", [tiny_clip, tiny_siglip], ids=["clip", "siglip"])
@@ -195,10 +195,10 @@ def test_gradients__in_mixed_precision__point_the_same_way(
     batch = Batches(photos, pictures, size=8, seed=0, strength=0.5).draw(0, 0)
     plan = MemoryPlan(64, keeps_graph=True, is_recomputing=False)
     single = gradients(trainer, batch, plan)
-    trainer._half = torch.bfloat16  # what a GPU takes; a CPU can do it too, slowly
+    trainer._half = torch.bfloat16  # as on a GPU; a CPU can do it too, slowly
     for name, gradient in gradients(trainer, batch, plan).items():
         assert gradient.dtype == torch.float32
-        if single[name].abs().max() < 1e-5:  # softmax takes no notice of a key's bias
+        if single[name].abs().max() < 1e-5:  # softmax is independent of a key's bias
             continue
         assert functional.cosine_similarity(gradient.flatten(), single[name].flatten(), dim=0) > 0.95, name
 
@@ -262,7 +262,7 @@ def test_products_of_one_caption__are_not_pushed_apart_by_it(tmp_path: Path, pic
     without = Trainer(load_checkpoint(tiny_clip(tmp_path / "b")), {}, Recipe(), steps=1)
     plan = MemoryPlan(8, keeps_graph=True, is_recomputing=False)
     one, other = gradients(with_text, batch, plan), gradients(without, batch, plan)
-    # The one caption still wants each photo to have an equal share of it; it does not tell products apart.
+    # The caption's loss pulls all photos equally; it does not tell products apart.
     assert one.keys() == other.keys()
     assert with_text._texts is not None
     assert len(with_text._texts) == 1
@@ -288,8 +288,8 @@ def test_state__goes_on_as_if_nothing_had_been(tmp_path: Path, photos: list[Exam
     resumed.restore(halted.state())
     for trainer in (straight, resumed):
         trainer.step(batches.draw(1, 0))
-    for name, weight in straight.learned().items():
-        assert torch.equal(weight, resumed.learned()[name]), name
+    for name, weight in straight.trained_weights().items():
+        assert torch.equal(weight, resumed.trained_weights()[name]), name
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_check_recipe__refuses_what_learns_nothing(wrong: dict[str, Any]) -> Non
         check_recipe(Recipe(**wrong))
 
 
-# Which products
+# Splits
 
 
 def test_split__same_seed_same_products_in_whatever_order() -> None:
@@ -335,15 +335,15 @@ def test_split__that_can_not_be__says_why(keys: str, options: dict[str, Any], sa
         split_products(keys, seed=0, **options)
 
 
-def test_set_aside__keeps_a_tenth_of_each_product_that_has_so_many() -> None:
+def test_hold_out_photos__takes_a_tenth_of_each_product_that_has_so_many() -> None:
     photos = [example(key, 0) for key in ["a"] * 25 + ["b"] * 9]
-    kept, aside = set_aside(photos)
+    kept, aside = hold_out_photos(photos)
     assert [photo.product for photo in aside] == ["a", "a"]
     assert len(kept) == 32
 
 
-def test_stand_ins__differ_from_what_is_learned_from(pictures: Any) -> None:
-    asked = {photo.open().tobytes() for photo in stand_ins(pictures, seed=0)}
+def test_main_picture_variants__differ_from_what_is_trained_on(pictures: Any) -> None:
+    asked = {photo.open().tobytes() for photo in main_picture_variants(pictures, seed=0)}
     learned = {image.tobytes() for image in Batches([], pictures, size=60, seed=0, strength=1).draw(0, 0).images}
     assert len(asked) == 6
     assert not asked & learned
@@ -355,28 +355,28 @@ def test_stand_ins__differ_from_what_is_learned_from(pictures: Any) -> None:
 def test_usable_captions__none_or_one_for_all__are_not_learned_from() -> None:
     assert usable_captions({}) == (
         {},
-        "The catalogue has no text (Catalog.text): photos are learned from pictures alone.",
+        "The catalogue has no text (Catalog.text): the training uses pictures only.",
     )
-    assert "tells none apart" in usable_captions({"a": "Shoe", "b": "Shoe"})[1]
+    assert "have the same caption, 'Shoe'" in usable_captions({"a": "Shoe", "b": "Shoe"})[1]
     assert usable_captions({"a": "Shoe", "b": "Bag"}) == ({"a": "Shoe", "b": "Bag"}, "")
 
 
-def test_measures__of_ranks() -> None:
-    found = {name: values.tolist() for name, values in measures(np.array([1, 2, 10, 11])).items()}
+def test_metrics_of__ranks() -> None:
+    found = {name: values.tolist() for name, values in metrics_of(np.array([1, 2, 10, 11])).items()}
     assert found == {"hit_at_1": [1, 0, 0, 0], "hit_at_10": [1, 1, 1, 0], "mrr": [1, 0.5, 0.1, 1 / 11]}
 
 
 def change(name: str, before: list[int], after: list[int]) -> Change:
     pairs = [(str(number), "words") for number in range(len(before))]
-    return compare(Question(name, captions=pairs), np.array(before), np.array(after))
+    return compare(EvaluationSet(name, captions=pairs), np.array(before), np.array(after))
 
 
 def test_gate__text_that_lost_more_than_the_margin() -> None:
     worse = change("text, learned products", [1] * 10, [1] * 9 + [50])
-    (said,) = lost_text([worse], margin=0.02)
+    (said,) = text_regressions([worse], margin=0.02)
     assert said == "text, learned products: hit@10 fell from 100.0% to 90.0%, by more than the 2.0% allowed"
-    assert lost_text([worse], margin=0.1) == []
-    assert lost_text([change("photos, learned products", [1] * 10, [50] * 10)], margin=0.02) == []
+    assert text_regressions([worse], margin=0.1) == []
+    assert text_regressions([change("photos, learned products", [1] * 10, [50] * 10)], margin=0.02) == []
 
 
 def test_table__shows_before_and_after() -> None:
@@ -387,10 +387,10 @@ def test_table__shows_before_and_after() -> None:
     assert re.search(r"\+50\.0 \(\+\d+\.\d to \+\d+\.\d\)$", line)
 
 
-def test_questions__ask_nothing_that_was_learned() -> None:
+def test_evaluation_sets__hold_each_product_where_it_belongs() -> None:
     split = ProductSplit(("a",), ("b",), ("c",))
     photos = [example(key, 0) for key in "abc"]
-    asked = make_questions(split, photos, {"a": "A", "b": "B", "c": "C"}, kind="photos")
+    asked = make_evaluation_sets(split, photos, {"a": "A", "b": "B", "c": "C"}, kind="photos")
     assert {question.name: question.products for question in asked} == {
         "photos, learned products": ["a"],
         "photos, held-out products": ["c"],

@@ -1,4 +1,4 @@
-"""Real weights and real checkpoints' formats: the starter, and tiny CLIP, SigLIP and SigLIP 2 made on the spot."""
+"""The encoder with real weights (the starter) and real formats (tiny CLIP, SigLIP and SigLIP 2 checkpoints)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ GROCERY = ROOT / os.environ.get("DATA", "data/grocery")
 
 
 def run_python(code: str, *arguments: str, **environment: str) -> str:
-    """Run code in a new process and return what it printed."""
+    """Run code in a new process and return its output."""
     result = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=120,
@@ -110,7 +110,7 @@ def test_input_size_px__is_the_side_the_model_sees(
 def test_embed__photos_and_words_find_grocery_pictures(starter: TransformersEncoder) -> None:
     if not (GROCERY / "photos.csv").exists():
         pytest.skip("the Grocery Store pictures are missing; name their folder in DATA")
-    products = list(csv.DictReader((GROCERY / "products.csv").open()))[:20]  # row n is the product n
+    products = list(csv.DictReader((GROCERY / "products.csv").open()))[:20]  # row n is product n
     gallery = starter.embed_images([Image.open(GROCERY / row["image"]).convert("RGB") for row in products])
     bananas = [number for number, row in enumerate(products) if row["category"] == "Banana"]
     assert int(np.argmax(gallery @ starter.embed_texts(["a banana"])[0])) in bananas
@@ -239,7 +239,7 @@ def test_load__truncated_weights(clip_folder: Path, tmp_path: Path) -> None:
         _ = TransformersEncoder(copy).dim
 
 
-def test_load__absent_weights_are_not_made_up(clip_folder: Path, tmp_path: Path) -> None:
+def test_load__missing_weights_are_not_initialised_at_random(clip_folder: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     copy = shutil.copytree(clip_folder, tmp_path / "partial")
@@ -261,7 +261,7 @@ def test_load__not_a_dual_encoder(clip_folder: Path, tmp_path: Path) -> None:
 
 
 def test_load__unknown_device(clip_folder: Path) -> None:
-    with pytest.raises(ConfigurationError, match="can't be put on the device 'warp'"):
+    with pytest.raises(ConfigurationError, match="can't be moved to the device 'warp'"):
         _ = TransformersEncoder(clip_folder, device="warp").dim
 
 
@@ -276,7 +276,7 @@ def test_embed_images__damaged_weights_make_no_embedding(clip_folder: Path, valu
     encoder = TransformersEncoder(clip_folder)
     with torch.no_grad():
         model_of(encoder).visual_projection.weight.fill_(value)
-    with pytest.raises(InvalidVector, match="2 of 2 embeddings that are zero or not finite, the first at 0"):
+    with pytest.raises(InvalidVector, match="2 of 2 embeddings that are zero or not finite, the first at index 0"):
         encoder.embed_images([draw_photo(seed=1), draw_photo(seed=2)])
 
 
@@ -322,7 +322,7 @@ def test_embed__in_a_forked_child_of_a_process_that_embedded(starter_folder: Pat
         encoder = TransformersEncoder(sys.argv[1])
         image = Image.new("RGB", (300, 300), "red")
         parents = encoder.embed_images([image] * 4)
-        encoder._lock.acquire()  # as another thread of the parent may at that moment
+        encoder._lock.acquire()  # as another thread of the parent may do
         reader, writer = os.pipe()
         if os.fork() == 0:
             childs = encoder.embed_images([image] * 4)
@@ -336,7 +336,7 @@ def test_embed__in_a_forked_child_of_a_process_that_embedded(starter_folder: Pat
 
 
 def limit_memory(encoder: TransformersEncoder, images: int) -> list[int]:
-    """Let the vision tower run out of memory above so many images; return the list of batches it was given."""
+    """Make the vision tower run out of memory above this many images. Return a list that records its batch sizes."""
     sizes: list[int] = []
 
     def check(module: Any, arguments: Any, options: dict[str, Any]) -> None:
@@ -355,13 +355,13 @@ def test_embed_images__out_of_memory_halves_the_batch(clip_folder: Path, caplog:
     sizes = limit_memory(encoder, 2)
     np.testing.assert_allclose(encoder.embed_images(images), wanted, atol=1e-5)
     assert sizes == [8, 4, 2, 2, 2, 2, 1]
-    assert "Out of memory with 8 at once" in caplog.text
+    assert "Out of memory with a batch of 8" in caplog.text
 
 
 def test_embed_images__one_image_too_many_raises(clip_folder: Path) -> None:
     encoder = TransformersEncoder(clip_folder, batch_size=4)
     sizes = limit_memory(encoder, 0)
-    with pytest.raises(Unavailable, match="too much for the memory of cpu: CUDA out of memory"):
+    with pytest.raises(Unavailable, match="does not fit in the memory of cpu: CUDA out of memory"):
         encoder.embed_images([draw_photo(seed=1), draw_photo(seed=2)])
     assert sizes == [2, 1]
 
@@ -370,7 +370,7 @@ def test_batch_size__recovers_after_a_run_of_full_batches() -> None:
     batch = BatchSize(8)
     batch.shrink(8)
     for _ in range(GROW_AFTER):
-        batch.succeeded(1)  # not full: says nothing about more
+        batch.succeeded(1)  # not a full batch: does not count
     assert batch.size == 4
     for _ in range(GROW_AFTER):
         batch.succeeded(4)
@@ -379,7 +379,7 @@ def test_batch_size__recovers_after_a_run_of_full_batches() -> None:
     assert batch.size == 8
 
 
-def test_batch_size__below_one_is_refused() -> None:
+def test_batch_size__below_one_is_rejected() -> None:
     with pytest.raises(ConfigurationError, match="batch size is 0"):
         BatchSize(0)
 

@@ -1,4 +1,4 @@
-"""What becomes of any file that a shopper or a shop can hand in."""
+"""The decoding of every file that a shopper or a shop can provide."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests import ROOT, drawings
 from visual_search.exceptions import ImageUnreadable, PhotoRejected
 from visual_search.vision import images
 from visual_search.vision.images import MAX_ASPECT, content_digest, decode_photo, open_product_image
-from visual_search.vision.signatures import REPEATS
+from visual_search.vision.signatures import REPEAT_LIMITS
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
@@ -87,12 +87,12 @@ def test_decode_photo__what_phones_append_is_ignored(junk: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(drawings.TWO_FORMATS))
-def test_decode_photo__two_formats_at_once_are_refused(kind: str) -> None:
+def test_decode_photo__polyglot_is_rejected(kind: str) -> None:
     assert rejection(drawings.TWO_FORMATS[kind]()).code == "photo_ambiguous"
 
 
 def test_decode_photo__several_jpegs_in_one_file_are_the_first_of_them() -> None:
-    data = drawings.photo_bytes((320, 240)) + drawings.photo_bytes((320, 240), seed=1)  # as MPO has them
+    data = drawings.photo_bytes((320, 240)) + drawings.photo_bytes((320, 240), seed=1)  # as in MPO
     assert difference(decode(data), drawings.draw_photo((320, 240))) < 8
 
 
@@ -186,7 +186,7 @@ def test_decode_photo__exif_orientation_is_upright(orientation: int, target_px: 
 
 def test_decode_photo__exif_orientation_moves_the_marked_corner() -> None:
     stored = Image.new("RGB", (64, 32), "blue")
-    stored.paste("red", (0, 0, 16, 16))  # top left; orientation 6 shows it turned clockwise, at the top right
+    stored.paste("red", (0, 0, 16, 16))  # top left; orientation 6 shows it rotated clockwise, at the top right
     image = decode(drawings.file_bytes(stored, "PNG", exif=drawings.exif_block(6)))
     assert image.size == (32, 64)
     assert_colour(image, (30, 2), RED)
@@ -256,7 +256,7 @@ def test_decode_photo__strip_keeps_its_middle() -> None:
 
 
 @pytest.mark.parametrize("size", [(5, 10_000), (10_001, 8), (9, 10_001)])
-def test_decode_photo__extreme_strip_is_cut_or_refused(size: tuple[int, int]) -> None:
+def test_decode_photo__extreme_strip_is_cut_or_rejected(size: tuple[int, int]) -> None:
     data = drawings.plain_bytes(RED, size=size)
     if min(size) < 8:
         assert rejection(data).code == "photo_too_small"
@@ -277,7 +277,7 @@ def test_decode_photo__eight_pixels_are_enough() -> None:
     assert decode(drawings.plain_bytes(RED, size=(8, 8)), target_px=224).size == (8, 8)
 
 
-# Refusals
+# Rejections
 
 
 @pytest.mark.parametrize("data", [b"", io.BytesIO()])
@@ -310,15 +310,15 @@ def test_decode_photo__heic_is_decoded_where_its_package_is(orientation: int | N
     assert not image.info
 
 
-def test_decode_photo__heic_is_refused_by_name_where_its_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if it were not installed
+def test_decode_photo__heic_is_rejected_by_name_where_its_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # simulates a missing package
     images._has_heif.cache_clear()
     try:
         error = rejection(drawings.heic_header())
     finally:
         images._has_heif.cache_clear()
     assert error.code == "photo_unsupported"
-    assert str(error).startswith("HEIC files can't be searched with. Use a photo in JPEG")
+    assert str(error).startswith("HEIC files are not supported. Use a photo in JPEG")
     assert "HEIC" not in str(error).partition("Use")[2]
 
 
@@ -336,7 +336,7 @@ def test_decode_photo__not_a_photo_names_the_accepted_formats(kind: str) -> None
 
 @pytest.mark.parametrize("kind", ["svg", "pdf"])
 def test_decode_photo__known_but_unsupported_format_is_named(kind: str) -> None:
-    assert str(rejection(drawings.NOT_IMAGES[kind])).startswith(f"{kind.upper()} files can't be searched with.")
+    assert str(rejection(drawings.NOT_IMAGES[kind])).startswith(f"{kind.upper()} files are not supported.")
 
 
 @pytest.mark.parametrize("format", ["TIFF", "PPM", "ICO", "TGA", "JPEG2000", "PCX", "EPS"])
@@ -356,12 +356,12 @@ def test_decode_photo__text_chunk_bomb_is_damaged() -> None:
 
 
 def test_decode_photo__repeated_jpeg_scans_are_damaged() -> None:
-    _, at_most, _ = REPEATS["JPEG"]
+    _, at_most, _ = REPEAT_LIMITS["JPEG"]
     assert rejection(drawings.scan_bomb_jpeg(at_most)).code == "photo_damaged"
 
 
 def test_decode_photo__repeated_png_profiles_are_damaged() -> None:
-    _, at_most, _ = REPEATS["PNG"]
+    _, at_most, _ = REPEAT_LIMITS["PNG"]
     assert rejection(drawings.profile_bomb_png(at_most + 1)).code == "photo_damaged"
 
 
@@ -369,7 +369,7 @@ def test_decode_photo__progressive_jpeg_is_accepted() -> None:
     assert difference(decode(drawings.photo_bytes(progressive=True)), drawings.draw_photo()) < 8
 
 
-def test_decode_photo__refusal_keeps_the_cause_for_the_log() -> None:
+def test_decode_photo__rejection_keeps_the_cause_for_the_log() -> None:
     error = rejection(drawings.photo_bytes()[:2_000])
     assert "truncated" in str(error.__cause__)
 
@@ -392,8 +392,8 @@ def test_bomb_png__is_small_on_disk() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc to read a process's memory from")
-def test_decode_photo__bomb_is_refused_before_it_is_decoded() -> None:
-    # The control, the same bomb with a generous limit, shows that decoding would not have fitted.
+def test_decode_photo__bomb_is_rejected_before_it_is_decoded() -> None:
+    # The control: with a generous limit, the same bomb does not fit into memory.
     printed = run_python("""
 import resource
 from PIL import Image
@@ -416,7 +416,7 @@ print(outcome(bomb, 50_000_000), outcome(bomb, 100_000_000))
     assert printed == "photo_too_many_pixels photo_damaged"
 
 
-@pytest.mark.filterwarnings("ignore")  # PIL warns of odd blocks; here only the exceptions matter
+@pytest.mark.filterwarnings("ignore")  # PIL warns about odd blocks; only exceptions matter here
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "WEBP", "BMP"])
 def test_decode_photo__mutated_file_is_an_image_or_rejected(format: str) -> None:
     dice = random.Random(2025)
@@ -436,7 +436,7 @@ def outcome(data: bytes, **limits: Any) -> str:
 
 
 def mutate(data: bytes, dice: random.Random) -> bytes:
-    """Overwrite, remove or repeat a few pieces, more often near the beginning, where the structure is."""
+    """Overwrite, remove or repeat a few bytes, more often near the beginning, where the structure is."""
     changed = bytearray(data)
     for _ in range(dice.randint(1, 8)):
         reach = len(changed) if dice.random() < 0.4 else min(len(changed), 200)
@@ -489,8 +489,8 @@ def test_open_product_image__reads_from_the_beginning_and_leaves_the_file_open()
     ("data", "reason"),
     [
         (b"", "empty file"),
-        (drawings.NOT_IMAGES["text"], "not an image; accepted are JPEG"),
-        (drawings.NOT_IMAGES["pdf"], "PDF; accepted are JPEG"),
+        (drawings.NOT_IMAGES["text"], "not an image; accepted formats are JPEG"),
+        (drawings.NOT_IMAGES["pdf"], "PDF; accepted formats are JPEG"),
         (drawings.photo_bytes()[:2_000], "damaged JPEG: image file is truncated"),
         (drawings.photo_bytes(format="PNG")[:2_000], "damaged PNG: image file is truncated"),
         (drawings.photo_bytes(format="GIF")[:10], "damaged GIF: its header can't be read"),

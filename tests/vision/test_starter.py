@@ -1,4 +1,4 @@
-"""The starter checkpoint: built whole or not at all, the same everywhere, and never over somebody's files."""
+"""The starter checkpoint: built completely or not at all, identical everywhere, never over other files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_build__twice_writes_the_same_weights_and_fingerprint(starter_folder: Pa
 
     output = io.StringIO()
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums in another order
+    torch.set_num_threads(1)  # changes the order of summation
     try:
         call_command("build_starter_checkpoint", str(tmp_path / "again"), stdout=output)
     finally:
@@ -98,14 +98,14 @@ def test_build__missing_package_names_the_pip_command(
 
 
 @pytest.mark.parametrize("constant", ["VISION_SHA256", "TEXT_SHA256"])
-def test_build__other_weights_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, constant: str) -> None:
+def test_build__other_weights_are_rejected(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, constant: str) -> None:
     monkeypatch.setattr(build_module, constant, "0" * 64)
     with pytest.raises(ConfigurationError, match="has the SHA-256"):
         build(tmp_path / "starter")
     assert os.listdir(tmp_path) == []
 
 
-def test_imagenet_names__one_a_class() -> None:
+def test_imagenet_names__one_per_class() -> None:
     names = json.loads((Path(build_module.__file__).parent / "imagenet_names.json").read_text(encoding="utf-8"))
     assert len(names) == 1000
     assert all(isinstance(name, str) and name for name in names)

@@ -27,7 +27,7 @@ from visual_search.index.relations import iter_key_slices
 from visual_search.index.versions import find_active
 from visual_search.models import Embedding, FeedState, IndexEntry, IndexVersion, get_singleton, index_fingerprint
 from visual_search.stores.base import as_shared
-from visual_search.vision.preparation import identity
+from visual_search.vision.preparation import preparation_id
 
 if TYPE_CHECKING:
     from django.db.models import QuerySet
@@ -54,7 +54,7 @@ def start_build(*, checkpoint: str | None = None, preparation: str | None = None
     settings = get_settings()
     name = checkpoint or settings.CHECKPOINT
     encoder = get_encoder(name)
-    prepared = gallery_preparation() if preparation is None else identity(preparation, settings.BACKGROUND_MODEL)
+    prepared = gallery_preparation() if preparation is None else preparation_id(preparation, settings.BACKGROUND_MODEL)
     fingerprint = index_fingerprint(encoder.fingerprint, prepared)
     if fingerprint == active.fingerprint:
         raise ConfigurationError(f"The active version {active.pk} already uses {name!r} with the same preparation.")

@@ -147,7 +147,7 @@ def write_rows(version: IndexVersion, store: VectorStore, rows: list[Embedding],
     deleted = [str(row.id) for row in rows if row.vector is None]
     if deleted and not is_empty:
         if shared := as_shared(store):  # this process may have been paused, and the ids used again since
-            shared.delete_through(deleted, seq=rows[-1].seq)
+            shared.delete_up_to(deleted, seq=rows[-1].seq)
         else:
             store.delete(deleted)
     if alive:

@@ -99,10 +99,10 @@ def _repair_points(
     extra = [point for point, seq in stored.items() if point not in wanted or seq > wanted[point]]
     missing = [point for point, seq in wanted.items() if seq <= through and stored.get(point) != seq]
     if deleted := [point for point in extra if stored[point] <= through]:
-        store.delete_through(deleted, seq=through)
+        store.delete_up_to(deleted, seq=through)
     if foreign := [point for point in extra if stored[point] > through]:
         # Of another history. Writes are conditional on the seq, so delete these before writing the table's rows.
-        store.delete_through(foreign, seq=max(stored[point] for point in foreign))
+        store.delete_up_to(foreign, seq=max(stored[point] for point in foreign))
     if missing:
         rows = list(_live_rows(version).filter(id__in=missing).order_by("seq"))
         if rows:

@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar in a terminal, a line now and then in a log."""
+"""Show progress on stderr: a bar in a terminal, a line every few seconds in a log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Progress:
 
     def __init__(self, total: int, label: str, *, unit: str = "product") -> None:
         self.total, self.label, self.done = total, label, 0
-        self._said_at = time.monotonic()
+        self._printed_at = time.monotonic()
         self._bar: Any = None
         if sys.stderr.isatty():
             try:
@@ -28,12 +28,12 @@ class Progress:
         self.done += count
         if self._bar is not None:
             self._bar.update(count)
-        elif time.monotonic() - self._said_at >= LINE_SECONDS:
-            self._say()
+        elif time.monotonic() - self._printed_at >= LINE_SECONDS:
+            self._print_line()
 
-    def _say(self) -> None:
+    def _print_line(self) -> None:
         sys.stderr.write(f"{self.label}: {self.done} of {self.total}\n")
-        self._said_at = time.monotonic()
+        self._printed_at = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -44,4 +44,4 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
         elif self.done:
-            self._say()
+            self._print_line()

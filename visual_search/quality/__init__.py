@@ -1,1 +1,1 @@
-"""How good is the search on the shop's own photos, and how does it get better? See docs/quality.md."""
+"""Measure and improve the search on the shop's own photos. See docs/quality.md."""

@@ -1,6 +1,6 @@
-"""The score threshold: as low as a chosen rate of false accepts allows, and what that costs.
+"""Choose the lowest score threshold that a given rate of false accepts allows, and measure what it hides.
 
-A *false accept* is a query for something that the shop does not have which is answered with a product all the same.
+A *false accept* is a query for something that the shop does not have, answered with a product all the same.
 Such queries are either given (photos of what the shop does not sell), or made by leaving out each query's own right
 products: the best of the others is what the same query would get if the shop did not have its product. That is strict:
 the shop's other products are often of the same kind, and photos of something else score lower.
@@ -21,17 +21,17 @@ from visual_search.quality.metrics import Interval, interval
 if TYPE_CHECKING:
     from visual_search.quality.metrics import FloatArray, IntArray
 
-FOLDS = 5  # thresholds of four fifths of the products are tried on the fifth that they have not seen
-MIN_QUERIES = 20  # a rate of 5 % of fewer is not one query
+FOLDS = 5  # of the cross-validation: a threshold from four fifths of the products is tested on the remaining fifth
+MIN_QUERIES = 20  # 5 % of fewer is less than one query
 CURVE_POINTS = 101
-MOST_HIDDEN = 0.5  # of the right products found: a threshold that hides more is not kept unless forced
-PAGE = 10  # a right product further down is not what a threshold could keep
-NONE = -2.0  # below every cosine: no such product was found
+MAX_HIDDEN_SHARE = 0.5  # of the right products found: a threshold that hides more is saved only with --force
+PAGE_SIZE = 10  # a right product further down does not count as found: no threshold could keep it there
+NO_SCORE = -2.0  # below every cosine: no such product was found
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """What each threshold would do: shares, (points,) each."""
+    """The effect of each threshold as shares; each array is (points,)."""
 
     thresholds: FloatArray
     kept: FloatArray
@@ -43,8 +43,8 @@ class Calibration:
     """The threshold of one kind of query.
 
     false_accepts: queries without their product that are answered all the same. kept: queries whose right product is
-    among the first ten and stays. Both as they came out on products that the threshold was not chosen with.
-    found: the share of queries with a right product among the first ten without any threshold.
+    among the first ten and passes the threshold. Both are measured on products that the threshold was not chosen from.
+    found: the share of queries with a right product among the first ten, without a threshold.
     """
 
     kind: str
@@ -60,34 +60,34 @@ class Calibration:
 
     @property
     def hides_too_much(self) -> bool:
-        """Whether it hides more than MOST_HIDDEN of the right products that are found: shoppers lose by it."""
-        return self.kept.value < (1 - MOST_HIDDEN) * self.found.value
+        """Whether the threshold hides more than MAX_HIDDEN_SHARE of the right products that are found."""
+        return self.kept.value < (1 - MAX_HIDDEN_SHARE) * self.found.value
 
 
 def calibrate(
     inside: Sequence[Outcome], outside: Sequence[Outcome] | None, *, kind: str, false_accept_rate: float
 ) -> Calibration:
-    """Return the lowest threshold that lets through no more than the wanted rate of false accepts.
+    """Return the lowest threshold that keeps the false accepts within the given rate.
 
-    inside: queries whose products the shop has. outside: queries for what it does not have; None leaves each inside
-    query's own products out instead. Raises InvalidLabels for too few queries.
+    inside: queries for products that the shop has. outside: queries for what it does not have; if None, each inside
+    query counts with its own products left out. Raises InvalidLabels for too few queries.
     """
-    right, own = np.array([_score_if_shown(outcome) for outcome in inside]), _numbers(inside)
-    wrong = np.array([_or_none(outcome.wrong_score) for outcome in (inside if outside is None else outside)])
-    for what, scores in (("of products that the shop has", right), ("for what it does not have", wrong)):
+    right, own = np.array([_score_if_shown(outcome) for outcome in inside]), _product_numbers(inside)
+    wrong = np.array([_or_no_score(outcome.wrong_score) for outcome in (inside if outside is None else outside)])
+    for what, scores in (("for products that the shop has", right), ("for what the shop does not have", wrong)):
         if len(scores) < MIN_QUERIES:
-            raise InvalidLabels(f"There are {len(scores)} queries by {kind} {what}; at least {MIN_QUERIES} are wanted.")
-    strangers = own if outside is None else np.arange(len(wrong))
-    kept, accepted = _on_unseen(right, own, wrong, strangers, false_accept_rate)
-    seen = [score for score in (*right, *wrong) if score > NONE]
-    thresholds = np.linspace(min(seen), max(seen), CURVE_POINTS)
+            raise InvalidLabels(f"There are {len(scores)} {kind} queries {what}; at least {MIN_QUERIES} are needed.")
+    wrong_clusters = own if outside is None else np.arange(len(wrong))
+    kept, accepted = _cross_validate(right, own, wrong, wrong_clusters, false_accept_rate)
+    known = [score for score in (*right, *wrong) if score > NO_SCORE]
+    thresholds = np.linspace(min(known), max(known), CURVE_POINTS)
     return Calibration(
         kind=kind,
         threshold=threshold_at(wrong, false_accept_rate),
         false_accept_rate=false_accept_rate,
-        false_accepts=interval(accepted, strangers.tolist()),
+        false_accepts=interval(accepted, wrong_clusters.tolist()),
         kept=interval(kept, own.tolist()),
-        found=interval(right > NONE, own.tolist()),
+        found=interval(right > NO_SCORE, own.tolist()),
         queries=len(right),
         outside=len(wrong),
         is_left_out=outside is None,
@@ -100,41 +100,44 @@ def calibrate(
 
 
 def threshold_at(wrong: FloatArray, false_accept_rate: float) -> float:
-    """Return the lowest score that at most this share of `wrong` reaches.
+    """Return the lowest threshold that at most this share of `wrong` reaches.
 
-    A score equal to the threshold passes, so it lies just above the first one that may not.
+    A score equal to the threshold passes, so the threshold lies just above the highest score that must not pass.
     """
     descending = np.sort(wrong)[::-1]
     allowed = int(false_accept_rate * len(wrong))
     if allowed >= len(wrong):
         return float(descending[-1])
-    # Stores and database keep scores as float32 and float64: a step that both can tell.
+    # Stores keep float32 and the database float64: the step has to be visible in both.
     return float(descending[allowed]) + 1e-5
 
 
-def _on_unseen(
-    right: FloatArray, own: IntArray, wrong: FloatArray, strangers: IntArray, false_accept_rate: float
+def _cross_validate(
+    right: FloatArray, own: IntArray, wrong: FloatArray, wrong_clusters: IntArray, false_accept_rate: float
 ) -> tuple[FloatArray, FloatArray]:
-    """Return whether each right product stays and each wrong one passes, by a threshold made without its product."""
-    stays, passes = np.zeros(len(right)), np.zeros(len(wrong))
+    """Return whether each right and each wrong product passes a threshold that was chosen without it.
+
+    own, wrong_clusters: the product's number of each score, see `_product_numbers`.
+    """
+    right_passes, wrong_passes = np.zeros(len(right)), np.zeros(len(wrong))
     for fold in range(FOLDS):
-        is_new = strangers % FOLDS == fold
-        threshold = threshold_at(wrong if is_new.all() else wrong[~is_new], false_accept_rate)
-        passes[is_new] = wrong[is_new] >= threshold
-        stays[own % FOLDS == fold] = right[own % FOLDS == fold] >= threshold
-    return stays, passes
+        is_unseen = wrong_clusters % FOLDS == fold
+        threshold = threshold_at(wrong if is_unseen.all() else wrong[~is_unseen], false_accept_rate)
+        wrong_passes[is_unseen] = wrong[is_unseen] >= threshold
+        right_passes[own % FOLDS == fold] = right[own % FOLDS == fold] >= threshold
+    return right_passes, wrong_passes
 
 
-def _numbers(outcomes: Sequence[Outcome]) -> IntArray:
-    """Return a number for the product that each query looks for."""
+def _product_numbers(outcomes: Sequence[Outcome]) -> IntArray:
+    """Return, for each query, the number of the first product that it should find."""
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(outcome.query.products[0], len(numbers)) for outcome in outcomes])
 
 
 def _score_if_shown(outcome: Outcome) -> float:
-    is_shown = bool(outcome.places) and outcome.places[0] <= PAGE
-    return _or_none(outcome.right_score) if is_shown else NONE
+    is_shown = bool(outcome.places) and outcome.places[0] <= PAGE_SIZE
+    return _or_no_score(outcome.right_score) if is_shown else NO_SCORE
 
 
-def _or_none(score: float | None) -> float:
-    return NONE if score is None else score
+def _or_no_score(score: float | None) -> float:
+    return NO_SCORE if score is None else score

@@ -1,4 +1,4 @@
-"""What a run of queries says as a whole: metrics with intervals, comparisons, latency, scores."""
+"""Summarise a run of queries: metrics with intervals, comparisons, latency."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ TITLES = {
     "mrr": "MRR",
     "ndcg_at_10": "nDCG at 10",
 }
-HEADLINES = ("hit_at_1", "hit_at_10", "mrr")  # where there is room for three
+HEADLINES = ("hit_at_1", "hit_at_10", "mrr")  # for tables with room for three
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Metrics of some queries as shares, 0 to 1; of a comparison, what was gained. products: right answers of them."""
+    """The metrics of several queries as shares from 0 to 1, or their gains in a comparison.
+
+    queries, products: how many queries, and how many different products they look for.
+    """
 
     queries: int
     products: int
@@ -38,7 +41,7 @@ class Figures:
 class Comparison:
     """Two runs of the same queries.
 
-    gains: this less base, paired. gained, lost: queries with a hit at 10 in this run alone, in base alone.
+    gains: `this` minus `base`, paired. gained, lost: how many queries have a hit at 10 only in `this`, only in `base`.
     """
 
     this: Figures
@@ -49,7 +52,7 @@ class Comparison:
 
 
 def measure(outcomes: Sequence[Outcome]) -> dict[str, FloatArray]:
-    """Return each metric of each query: (queries,)."""
+    """Return the metrics of each query: (queries,) by name."""
     is_right = np.zeros((len(outcomes), DEPTH), dtype=bool)
     for row, outcome in enumerate(outcomes):
         is_right[row, np.array(outcome.places, dtype=int) - 1] = True
@@ -63,12 +66,12 @@ def measure(outcomes: Sequence[Outcome]) -> dict[str, FloatArray]:
 
 
 def figures(outcomes: Sequence[Outcome]) -> Figures:
-    """Return the metrics of some queries with 95 % intervals over products."""
+    """Return the metrics of the queries with 95 % intervals over products."""
     return _figures(outcomes, measure(outcomes))
 
 
 def compare(outcomes: Sequence[Outcome], base: Sequence[Outcome]) -> Comparison:
-    """Return what was gained over another run, on the queries that both have.
+    """Return the gains over another run, on the queries that both have.
 
     Raises InvalidLabels if there are none.
     """
@@ -76,15 +79,16 @@ def compare(outcomes: Sequence[Outcome], base: Sequence[Outcome]) -> Comparison:
     pairs = [(outcome, before[_identity(outcome)]) for outcome in outcomes if _identity(outcome) in before]
     if not pairs:
         raise InvalidLabels("The two runs have no query in common. Compare runs of the same file of queries.")
-    these, those = [this for this, _ in pairs], [that for _, that in pairs]
-    new, old = measure(these), measure(those)
-    gains = _figures(these, {name: new[name] - old[name] for name in new})
+    new_outcomes, old_outcomes = [this for this, _ in pairs], [that for _, that in pairs]
+    new, old = measure(new_outcomes), measure(old_outcomes)
+    gains = _figures(new_outcomes, {name: new[name] - old[name] for name in new})
     difference = new["hit_at_10"] - old["hit_at_10"]
-    return Comparison(figures(these), figures(those), gains, int((difference > 0).sum()), int((difference < 0).sum()))
+    gained, lost = int((difference > 0).sum()), int((difference < 0).sum())
+    return Comparison(figures(new_outcomes), figures(old_outcomes), gains, gained, lost)
 
 
 def by_kind(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
-    """Return photos, texts and photos with texts apart: their scores and figures can't be compared."""
+    """Return the queries by kind: scores and figures of photos, texts and photos with texts can't be compared."""
     return _grouped(outcomes, lambda outcome: outcome.query.kind)
 
 
@@ -94,7 +98,7 @@ def by_group(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
 
 
 def latency(outcomes: Sequence[Outcome]) -> dict[str, tuple[float, float]]:
-    """Return median and 95th percentile of each stage and of their sum, in ms, of the queries that were encoded."""
+    """Return the median and 95th percentile in ms of each stage and of their sum, without cached queries."""
     encoded = [outcome.timings_ms for outcome in outcomes if not outcome.is_cached]
     if not encoded:
         return {}
@@ -113,10 +117,10 @@ def _identity(outcome: Outcome) -> Hashable:
 
 
 def _figures(outcomes: Sequence[Outcome], values: dict[str, FloatArray]) -> Figures:
-    # A query with several right products belongs to the first: clusters must not overlap.
+    # A query with several right products belongs to the cluster of the first: clusters must not overlap.
     clusters = [outcome.query.products[0] for outcome in outcomes]
-    found = intervals(np.stack(list(values.values()), axis=1), clusters)
-    return Figures(len(outcomes), len(set(clusters)), dict(zip(values, found, strict=True)))
+    metrics = intervals(np.stack(list(values.values()), axis=1), clusters)
+    return Figures(len(outcomes), len(set(clusters)), dict(zip(values, metrics, strict=True)))
 
 
 def _grouped(outcomes: Sequence[Outcome], key: Callable[[Outcome], str]) -> dict[str, list[Outcome]]:

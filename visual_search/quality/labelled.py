@@ -1,4 +1,4 @@
-"""Labelled queries: photos or texts, and the products that each of them should find."""
+"""Read labelled queries: photos or texts, and the products that each of them should find."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 from visual_search.catalog import get_catalog
 from visual_search.exceptions import InvalidLabels
 
-WANTED = "a CSV file in UTF-8 with the columns `photo` or `text`, and `product_id`"
+EXPECTED_FILE = "a CSV file in UTF-8 with the columns `photo` or `text`, and `product_id`"
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledQuery:
     """A photo, a text or both, and the keys of the products that are right answers.
 
-    name: what its file calls it. held_out: images that are no answers, see SearchQuery. made_from: what it was made
-    from, if `make_queries` did.
+    name: as in the file. held_out: images that are no answers, see SearchQuery. made_from: what `make_queries` made the
+    query from, if it did.
     """
 
     photo: Path | None
@@ -30,52 +30,52 @@ class LabelledQuery:
 
     @property
     def kind(self) -> str:
-        """What it consists of: `photo`, `text` or `mixed`."""
+        """`photo`, `text` or `mixed`."""
         return "mixed" if self.photo and self.text else "photo" if self.photo else "text"
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
-    """The queries of a file, in its order, and a line for each thing in it that can't be used."""
+class LabelledQueries:
+    """The queries of a file, in its order, and a line for each part of the file that can't be used."""
 
     queries: list[LabelledQuery]
     problems: list[str]
 
 
-def read_labelled(path: Path, *, split: str | None = None) -> Labelled:
-    """Read a CSV file whose rows say: this photo (or text) should find that product.
+def read_labelled(path: Path, *, split: str | None = None) -> LabelledQueries:
+    """Read a CSV file in which each row names a photo (or text) and a product that it should find.
 
-    Several rows of one photo are several right answers. Photos are named relative to the file; a product_id is what
-    the catalogue's `product_id_field` holds. split: only rows with this value in the column `split`. The columns
-    `made_from` and `held_out_image` (an image key of the row's product) are those that `make_queries` writes.
-    A photo that is not there and a product that the catalogue lacks are listed, and the query goes on without them.
-    Whether a photo can be decoded comes out when it is. Raises InvalidLabels for what is no such file.
+    Several rows of one photo are several right answers. Photo paths are relative to the file; a product_id is a value
+    of the catalogue's `product_id_field`. split: read only rows with this value in the column `split`. `make_queries`
+    writes the columns `made_from` and `held_out_image` (an image key of the row's product).
+    Missing photos and products that the catalogue lacks are listed in `problems` and left out. Photos are not decoded
+    here. Raises InvalidLabels if the file can't be read or has other columns.
     """
     rows = _rows_of_split(read_rows(path), split, path)
-    answers: dict[tuple[str, str], list[dict[str, str]]] = {}
+    rows_by_query: dict[tuple[str, str], list[dict[str, str]]] = {}
     problems = []
     for line, row in rows:
-        what = (row.get("photo", ""), row.get("text", ""))
-        if not any(what) or not row["product_id"]:
-            problems.append(f"line {line}: a photo or a text, and a product_id, were wanted; a cell is empty")
+        query = (row.get("photo", ""), row.get("text", ""))
+        if not any(query) or not row["product_id"]:
+            problems.append(f"line {line}: a cell is empty; a photo or a text, and a product_id, are needed")
             continue
-        answers.setdefault(what, []).append(row)
-    keys = get_catalog().keys_of({row["product_id"] for same in answers.values() for row in same})
+        rows_by_query.setdefault(query, []).append(row)
+    keys = get_catalog().keys_of({row["product_id"] for same in rows_by_query.values() for row in same})
     queries = []
-    for (photo, text), same in answers.items():
+    for (photo, text), same in rows_by_query.items():
         name = " + ".join(filter(None, (photo, text)))
         unknown = dict.fromkeys(row["product_id"] for row in same if row["product_id"] not in keys)
-        problems += [f"{name}: no product of the catalogue is called {product_id!r}" for product_id in unknown]
+        problems += [f"{name}: the catalogue has no product with the id {product_id!r}" for product_id in unknown]
         file = path.parent / photo if photo else None
         if file is not None and not file.is_file():
             problems.append(f"{name}: there is no such file in {str(path.parent)!r}")
         elif known := [(keys[row["product_id"]], row) for row in same if row["product_id"] in keys]:
             queries.append(_query(name, file, text or None, known))
-    return Labelled(queries, problems)
+    return LabelledQueries(queries, problems)
 
 
 def read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """Return the file's rows with their line numbers, stripped. Raises InvalidLabels."""
+    """Return the file's rows with their line numbers; cells are stripped. Raises InvalidLabels."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as lines:
             reader = csv.DictReader(lines, strict=True)
@@ -83,19 +83,19 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
             reader.fieldnames = columns
             rows = [(reader.line_num, _stripped(row)) for row in reader]
     except OSError as error:
-        raise InvalidLabels(f"{str(path)!r} can't be read: {error.strerror}. Wanted is {WANTED}.") from error
+        raise InvalidLabels(f"{str(path)!r} can't be read: {error.strerror}. Expected {EXPECTED_FILE}.") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InvalidLabels(f"{str(path)!r} is not {WANTED}: {error}.") from error
+        raise InvalidLabels(f"{str(path)!r} is not {EXPECTED_FILE}: {error}.") from error
     if "product_id" not in columns or not {"photo", "text"} & set(columns):
         found = f"has the columns {', '.join(map(repr, columns))}" if columns else "is empty"
-        raise InvalidLabels(f"{str(path)!r} {found}; wanted is {WANTED}.")
+        raise InvalidLabels(f"{str(path)!r} {found}; expected {EXPECTED_FILE}.")
     if not rows:
-        raise InvalidLabels(f"{str(path)!r} has no rows below its columns.")
+        raise InvalidLabels(f"{str(path)!r} has no rows below its header.")
     return rows
 
 
-def spread(queries: Sequence[LabelledQuery], limit: int | None) -> list[LabelledQuery]:
-    """Return at most `limit` queries, evenly from all over the file, since rows of one product stand together."""
+def evenly_sampled(queries: Sequence[LabelledQuery], limit: int | None) -> list[LabelledQuery]:
+    """Return at most `limit` queries, spread evenly over the file: rows of one product often follow each other."""
     if not limit or limit >= len(queries):
         return list(queries)
     return [queries[place * len(queries) // limit] for place in range(limit)]
@@ -127,6 +127,6 @@ def _rows_of_split(
     chosen = [(line, row) for line, row in every if row.get("split") == split]
     if not chosen:
         known = sorted({row["split"] for _, row in every if row.get("split")})
-        there = f"its splits are {', '.join(map(repr, known))}" if known else "it has no column `split`"
-        raise InvalidLabels(f"{str(path)!r} has no rows of the split {split!r}; {there}.")
+        found = f"its splits are {', '.join(map(repr, known))}" if known else "it has no column `split`"
+        raise InvalidLabels(f"{str(path)!r} has no rows of the split {split!r}; {found}.")
     return chosen

@@ -1,6 +1,6 @@
-"""How well ranked lists answer, and how sure that is. Every metric is given for each query: its mean is the figure.
+"""Ranking metrics and their confidence intervals. Each metric is computed per query; its mean is the figure.
 
-Checked in the tests against trec_eval, the programme that defined these metrics in practice.
+The tests check them against trec_eval, the reference implementation.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     FloatArray = NDArray[np.float64]
     IntArray = NDArray[np.int64]
 
-ROUNDS = 2000  # of the bootstrap: the bounds of two runs then differ by a tenth of the interval's width at the most
+ROUNDS = 2000  # of the bootstrap: bounds vary between seeds by at most a tenth of the interval's width
 LEVEL = 0.95
-MIN_CLUSTERS = 5  # of fewer, a bootstrap makes intervals that are far too narrow
+MIN_CLUSTERS = 5  # with fewer, bootstrap intervals are far too narrow
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean and the bounds of its 95 % interval, NaN where there is no telling: see `intervals`."""
+    """A mean and the bounds of its 95 % interval; NaN where there are none, see `intervals`."""
 
     value: float
     low: float
@@ -34,7 +34,7 @@ class Interval:
 
 
 def relevance(ranked: Sequence[Sequence[str]], relevant: Sequence[Collection[str]], *, depth: int) -> BoolArray:
-    """Return whether the answer at each place is a right one: (queries, depth), False beyond a list's end."""
+    """Return whether the answer at each rank is right: (queries, depth), False beyond a list's end."""
     is_right = np.zeros((len(ranked), depth), dtype=bool)
     for row, (found, wanted) in enumerate(zip(ranked, relevant, strict=True)):
         shown = found[:depth]
@@ -57,7 +57,7 @@ def recall_at_k(is_right: BoolArray, wanted: ArrayLike, k: int) -> FloatArray:
 
 
 def mrr(is_right: BoolArray) -> FloatArray:
-    """Return 1 / place of the first right answer, 0 where none was found: (queries,)."""
+    """Return the reciprocal rank of the first right answer, 0 where none was found: (queries,)."""
     first = is_right.argmax(axis=1)
     return np.where(is_right.any(axis=1), 1.0 / (first + 1), 0.0)
 
@@ -77,9 +77,9 @@ def ndcg_at_k(is_right: BoolArray, wanted: ArrayLike, k: int) -> FloatArray:
 def intervals(values: FloatArray, clusters: Iterable[Hashable], *, seed: int = 0) -> list[Interval]:
     """Return the mean of each column with its 95 % interval: percentile bootstrap over whole clusters.
 
-    values: (queries, columns). clusters: what each query belongs to. Queries of one product resemble each other, so
-    products are drawn, each with all its queries; single ones would make the interval too narrow. There are no bounds
-    for fewer than MIN_CLUSTERS, nor where all clusters agree: nothing of the spread can be seen then.
+    values: (queries, columns). clusters: the cluster of each query. Queries of one product resemble each other, so the
+    bootstrap draws products, each with all its queries; drawing single queries would make the interval too narrow.
+    There are no bounds with fewer than MIN_CLUSTERS, nor where all clusters agree: the spread is unknown then.
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), ch. 13; Field and Welsh, JRSS B 69 (2007).
     """
     numbers: dict[Hashable, int] = {}
@@ -89,19 +89,19 @@ def intervals(values: FloatArray, clusters: Iterable[Hashable], *, seed: int = 0
         return [Interval(float(mean), math.nan, math.nan) for mean in means]
     sums = np.stack([np.bincount(belongs, column) for column in values.T], axis=1)
     sizes = np.bincount(belongs)
-    dice = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     drawn_means = np.empty((ROUNDS, values.shape[1]))
     for row in range(ROUNDS):
-        times = np.bincount(dice.integers(len(sizes), size=len(sizes)), minlength=len(sizes))
+        times = np.bincount(rng.integers(len(sizes), size=len(sizes)), minlength=len(sizes))
         drawn_means[row] = times @ sums / (times @ sizes)
     tail = (1 - LEVEL) / 2 * 100
     lows, highs = np.percentile(drawn_means, [tail, 100 - tail], axis=0)
-    found = zip(means.tolist(), lows.tolist(), highs.tolist(), strict=True)
+    bounds = zip(means.tolist(), lows.tolist(), highs.tolist(), strict=True)
     return [
-        Interval(mean, low, high) if low < high else Interval(mean, math.nan, math.nan) for mean, low, high in found
+        Interval(mean, low, high) if low < high else Interval(mean, math.nan, math.nan) for mean, low, high in bounds
     ]
 
 
 def interval(values: ArrayLike, clusters: Iterable[Hashable], *, seed: int = 0) -> Interval:
-    """Return the mean of (queries,) with its 95 % interval. Of paired differences, that of what was gained."""
+    """Return the mean of (queries,) with its 95 % interval; of paired differences, the gain and its interval."""
     return intervals(np.asarray(values, dtype=float)[:, None], clusters, seed=seed)[0]

@@ -1,4 +1,4 @@
-"""Plots as SVG for the reports: text stays text and takes the page's colour, so that they are readable in the dark."""
+"""Draw SVG plots for the reports. Text stays text and takes the page's colour, so it is readable in dark mode."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from visual_search.quality.metrics import intervals
 if TYPE_CHECKING:
     from visual_search.quality.calibration import Calibration
 
-INK = "#010203"  # stands for the page's own text colour
-BLUE, ORANGE, GREEN = "#3b82f6", "#e07b39", "#2e9e6b"  # told apart on white and on black, and by the colour-blind
+INK = "#010203"  # a placeholder; replaced by the page's text colour
+BLUE, ORANGE, GREEN = "#3b82f6", "#e07b39", "#2e9e6b"  # distinguishable on white, on black and for colour-blind readers
 SIZE = (4.6, 3.1)  # inches: on a 320 px phone the text is still about 9 px high
 GROUPS = 12
-STYLE: Any = {  # matplotlib's own type names every key there is
+STYLE: Any = {  # Any: matplotlib's type lists every possible key
     "svg.fonttype": "none",
     "text.parse_math": False,  # a category may be called "$"
     "font.size": 10,
@@ -33,36 +33,36 @@ STYLE: Any = {  # matplotlib's own type names every key there is
 
 
 def require_matplotlib() -> None:
-    """Raise ConfigurationError if it is not installed: before the work, not after it."""
+    """Raise ConfigurationError if matplotlib is not installed. Call it before the work, not after."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise ConfigurationError(
-            'Reports are drawn with matplotlib, which is missing. Run `pip install "django-visual-search[quality]"`.'
+            'Reports need matplotlib, which is not installed. Run `pip install "django-visual-search[quality]"`.'
         ) from error
 
 
 def hit_rates(runs: Mapping[str, Sequence[Outcome]]) -> str:
-    """Return hit rate over k, with its interval, of one run or two."""
+    """Plot hit rate over k, with its interval, for one or two runs."""
 
     def draw(axes: Any) -> None:
         places = np.arange(1, max(KS) + 1)
         for (name, outcomes), colour in zip(runs.items(), (BLUE, ORANGE), strict=False):
             first = np.array([min(outcome.places, default=np.inf) for outcome in outcomes])
-            found = intervals(
+            rates = intervals(
                 (first[:, None] <= places).astype(float), [outcome.query.products[0] for outcome in outcomes]
             )
-            axes.plot(places, [100 * some.value for some in found], color=colour, label=name)
-            bounds = np.array([(some.low, some.high) for some in found]).T * 100
+            axes.plot(places, [100 * rate.value for rate in rates], color=colour, label=name)
+            bounds = np.array([(rate.low, rate.high) for rate in rates]).T * 100
             axes.fill_between(places, *bounds, color=colour, alpha=0.2, linewidth=0)
         axes.set(xlabel="k", ylabel="hit rate at k, %", ylim=(0, 102), xticks=KS)
         axes.legend(loc="lower right")
 
-    return _svg("Hit rate over the number of products looked at, with 95 % intervals", draw)
+    return _svg("Hit rate over the number of products shown, with 95 % intervals", draw)
 
 
 def scores(outcomes: Sequence[Outcome], threshold: float | None) -> str:
-    """Return how the scores of the best right and of the best wrong product are spread."""
+    """Plot the distribution of the scores of the best right and of the best wrong product."""
 
     def draw(axes: Any) -> None:
         right = [outcome.right_score for outcome in outcomes if outcome.right_score is not None]
@@ -80,17 +80,17 @@ def scores(outcomes: Sequence[Outcome], threshold: float | None) -> str:
 
 
 def groups(outcomes: Sequence[Outcome], name: str) -> str:
-    """Return the hit rate at 10 of each group, the largest first, or nothing if there are not two."""
+    """Plot the hit rate at 10 of each group, the largest first; return "" if there are fewer than two."""
     kept = list(by_group(outcomes).items())[:GROUPS]
     if len(kept) < 2:
         return ""
 
     def draw(axes: Any) -> None:
-        for place, (_, few) in enumerate(kept):
-            rate = figures(few).metrics["hit_at_10"]
+        for place, (_, members) in enumerate(kept):
+            rate = figures(members).metrics["hit_at_10"]
             axes.barh(place, rate.value * 100, color=BLUE, alpha=0.75)
             axes.plot([rate.low * 100, rate.high * 100], [place, place], color=INK, linewidth=1)
-        labels = [f"{group[:18]} ({len(few)})" for group, few in kept]
+        labels = [f"{group[:18]} ({len(members)})" for group, members in kept]
         axes.set(yticks=range(len(kept)), yticklabels=labels, xlabel="hit rate at 10, %", xlim=(0, 102))
         axes.tick_params(axis="y", labelsize=8)
         axes.invert_yaxis()
@@ -99,7 +99,7 @@ def groups(outcomes: Sequence[Outcome], name: str) -> str:
 
 
 def trade_off(calibration: Calibration) -> str:
-    """Return what each threshold lets through, right and wrong, and the one that was chosen."""
+    """Plot the right and wrong products that pass each threshold, and the chosen threshold."""
 
     def draw(axes: Any) -> None:
         curve = calibration.curve

@@ -1,8 +1,8 @@
-"""Queries for a shop that has no labelled photos, made from its own images. A stand-in, and each row says so.
+"""Make queries from the shop's own images, for a shop that has no labelled photos. Each row says how it was made.
 
 A product's second image, held out of the answers, is the nearest thing to a customer's photo that a shop has: another
-view of the same product. A phone-like variant of an image that is in the index itself is found far too easily: such
-queries show what the camera does to the search, not how well it knows the product.
+view of the same product. A phone-like variant of an image that is itself in the index is found far too easily: such
+queries measure the effect of the camera, not how well the search recognises the product.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ VARIANT = "phone-like variant of an image that is in the index"
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """How many queries were written of each sort, and a line for each product that gave none."""
+class MadeQueries:
+    """How many queries were written of each kind, and a line for each product without any."""
 
     counts: dict[str, int]
     problems: list[str]
@@ -41,15 +41,16 @@ class Made:
 
 def make_queries(
     folder: Path, *, limit: int | None = None, seed: int = 0, progress: Callable[[], object] = lambda: None
-) -> Made:
-    """Write queries.csv and its photos into a new folder; the same seed makes the same ones.
+) -> MadeQueries:
+    """Write queries.csv and its photos into a new folder; the same seed makes the same queries.
 
-    limit: products, the first of the catalogue. Raises InvalidLabels if the folder is not empty or no product gave one.
+    limit: only the first products of the catalogue. Raises InvalidLabels if the folder is not empty or no query can be
+    made.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InvalidLabels(f"{str(folder)!r} is there already. Name a folder that is new or empty.")
+        raise InvalidLabels(f"{str(folder)!r} already exists. Name a folder that is new or empty.")
     (folder / "photos").mkdir(parents=True, exist_ok=True)
-    made = Made({}, [])
+    made = MadeQueries({}, [])
     with (folder / "queries.csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(COLUMNS)
@@ -80,31 +81,31 @@ def _products(limit: int | None) -> Iterator[tuple[str, Any]]:
 
 
 def _queries_of(product: Any, key: str, seed: int) -> Iterator[tuple[Image, str, str]]:
-    """Yield each query's picture, what it was made from, and the key of the image to hold out."""
+    """Yield each query's photo, what it was made from, and the key of the image to hold out."""
     import numpy as np
 
     from visual_search.quality.variants import phone_like
 
-    dice = np.random.default_rng([seed, zlib.crc32(key.encode())])
+    rng = np.random.default_rng([seed, zlib.crc32(key.encode())])
     files = [(image, image.read()) for image in get_catalog().images_of(product)]
     if not files:
         return
     second = _other_view(files)
     if second is None:
-        yield phone_like(_open(files[0][1]), dice), VARIANT, ""
+        yield phone_like(_open_image(files[0][1]), rng), VARIANT, ""
         return
     image, data = second
-    picture = _open(data)
-    yield picture, SECOND, image.key
-    yield phone_like(picture, dice), SECOND_VARIANT, image.key
+    photo = _open_image(data)
+    yield photo, SECOND, image.key
+    yield phone_like(photo, rng), SECOND_VARIANT, image.key
 
 
 def _other_view(files: list[tuple[CatalogImage, bytes]]) -> tuple[CatalogImage, bytes] | None:
-    """Return the first image after the main one whose bytes the product has but once."""
+    """Return the first image after the main one that is no byte-for-byte duplicate within the product."""
     digests = [content_digest(data) for _, data in files]
     return next((file for file, digest in zip(files[1:], digests[1:], strict=True) if digests.count(digest) == 1), None)
 
 
-def _open(data: bytes) -> Image:
+def _open_image(data: bytes) -> Image:
     max_pixels = get_settings().MAX_PHOTO_PIXELS
     return open_product_image(io.BytesIO(data), max_pixels=max_pixels, target_px=LONGEST_PX)

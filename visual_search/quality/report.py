@@ -1,4 +1,4 @@
-"""Reports as HTML that people look at: one file each, pictures and plots inside."""
+"""Write HTML reports: one file each, with pictures and plots inside."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from visual_search.quality.tables import notes, percent, points, shown_metrics
 
 
 def write_report(path: Path, run: Run, base: Run | None = None) -> None:
-    """Write the report of a run, and of what it gained over another one."""
+    """Write the report of a run, and of its gains over another run."""
     against = comparisons(run, base) if base else {}
     before = by_kind(base.outcomes) if base else {}
     kinds = [
-        _kind(kind, outcomes, run, against.get(kind), before.get(kind, []))
+        _kind_context(kind, outcomes, run, against.get(kind), before.get(kind, []))
         for kind, outcomes in by_kind(run.outcomes).items()
     ]
     context = {"run": run, "base": base, "kinds": kinds, "notes": [line.strip() for line in notes(run) if line]}
@@ -31,7 +31,7 @@ def write_report(path: Path, run: Run, base: Run | None = None) -> None:
 
 
 def write_calibration(path: Path, title: str, calibrations: Sequence[Calibration]) -> None:
-    """Write what each threshold keeps and lets through."""
+    """Write the calibration report: what each threshold keeps and lets through."""
     rows = [
         {
             "one": one,
@@ -46,10 +46,10 @@ def write_calibration(path: Path, title: str, calibrations: Sequence[Calibration
     path.write_text(render_to_string("visual_search/quality_calibration.html", context), encoding="utf-8")
 
 
-def _kind(
-    kind: str, outcomes: Sequence[Outcome], run: Run, both: Comparison | None, base: Sequence[Outcome]
+def _kind_context(
+    kind: str, outcomes: Sequence[Outcome], run: Run, comparison: Comparison | None, base: Sequence[Outcome]
 ) -> dict[str, Any]:
-    some = figures(outcomes)
+    totals = figures(outcomes)
     misses = [outcome for outcome in outcomes if min(outcome.places, default=999) > 10]
     hits = [outcome for outcome in outcomes if outcome.places[:1] == (1,)]
     lines = {"this": outcomes} | ({"compared with": base} if base else {})
@@ -60,13 +60,19 @@ def _kind(
     ]
     return {
         "kind": kind,
-        "figures": some,
-        "rows": [_row(name, some.metrics[name], both) for name in shown_metrics(some, outcomes)],
-        "both": both,
+        "figures": totals,
+        "rows": [_row(name, totals.metrics[name], comparison) for name in shown_metrics(totals, outcomes)],
+        "both": comparison,
         "plots": [_inline(plot) for plot in drawn if plot],
         "groups": [
-            (group, few.queries, few.products, percent(few.metrics["hit_at_1"]), percent(few.metrics["hit_at_10"]))
-            for group, few in ((group, figures(some)) for group, some in by_group(outcomes).items())
+            (
+                name,
+                group.queries,
+                group.products,
+                percent(group.metrics["hit_at_1"]),
+                percent(group.metrics["hit_at_10"]),
+            )
+            for name, group in ((name, figures(members)) for name, members in by_group(outcomes).items())
         ],
         "latency": latency(outcomes).items(),
         "sheets": [
@@ -76,12 +82,12 @@ def _kind(
     }
 
 
-def _row(name: str, value: Any, both: Comparison | None) -> tuple[str, ...]:
-    if both is None:
+def _row(name: str, value: Any, comparison: Comparison | None) -> tuple[str, ...]:
+    if comparison is None:
         return TITLES[name], percent(value)
-    parts = both.this.metrics[name], both.base.metrics[name]
-    return TITLES[name], *map(percent, parts), points(both.gains.metrics[name])
+    parts = comparison.this.metrics[name], comparison.base.metrics[name]
+    return TITLES[name], *map(percent, parts), points(comparison.gains.metrics[name])
 
 
 def _inline(svg: str) -> str:
-    return mark_safe(svg)  # noqa: S308  drawn by plots.py; matplotlib escapes the texts in it
+    return mark_safe(svg)  # noqa: S308  drawn by plots.py; matplotlib escapes its text

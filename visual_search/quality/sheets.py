@@ -1,4 +1,4 @@
-"""Contact sheets: some queries with what they found, as pictures that a report carries in itself."""
+"""Build contact sheets: example queries and the products they found, as pictures embedded in the report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from visual_search.catalog import CatalogImage, get_catalog
 from visual_search.conf import get_settings
 from visual_search.exceptions import VisualSearchError
-from visual_search.quality.evaluation import Found, Outcome, products_of
+from visual_search.quality.evaluation import FoundProduct, Outcome, products_of
 from visual_search.search.photos import read_photo
 from visual_search.vision.images import encode_jpeg, open_product_image
 
@@ -26,7 +26,7 @@ THUMBNAIL_PX = 120
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A picture (a data URI, empty if it can't be read) and what is said below it."""
+    """A picture (a data URI, empty if it can't be read) and its caption."""
 
     picture: str
     title: str
@@ -36,7 +36,7 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A query, the first products that it found, and the right one where that is not among them."""
+    """A query, the first products that it found, and a right product if none is among them."""
 
     query: Card
     answers: list[Card]
@@ -45,7 +45,7 @@ class Example:
 
 
 def examples(outcomes: Sequence[Outcome]) -> list[Example]:
-    """Return up to EXAMPLES of the queries, evenly from all of them."""
+    """Return up to EXAMPLES of the queries, spread evenly over all of them."""
     count = min(EXAMPLES, len(outcomes))
     chosen = [outcomes[place * len(outcomes) // count] for place in range(count)]
     wanted = {item.product for outcome in chosen for item in outcome.found[:ANSWERS]}
@@ -58,14 +58,14 @@ def _example(outcome: Outcome, products: dict[str, Any]) -> Example:
     place = min(outcome.places, default=None)
     right = None
     if place is None or place > ANSWERS:
-        right = _card(products, Found(query.products[0], "", 0.0), is_right=True)
+        right = _card(products, FoundProduct(query.products[0], "", 0.0), is_right=True)
     answers = [_card(products, item, is_right=item.product in query.products) for item in outcome.found[:ANSWERS]]
     return Example(
         Card(_photo(outcome), query.text or (query.photo.name if query.photo else query.name)), answers, right, place
     )
 
 
-def _card(products: dict[str, Any], found: Found, *, is_right: bool) -> Card:
+def _card(products: dict[str, Any], found: FoundProduct, *, is_right: bool) -> Card:
     product = products.get(found.product)
     if product is None:
         return Card("", f"product {found.product}", found.score, is_right)
@@ -87,7 +87,7 @@ def _product_image(image: CatalogImage) -> Image:
 
 
 def _thumbnail(read: Callable[[], Image]) -> str:
-    """Return a small JPEG as a data URI, or nothing if it can't be read: the sheet goes on without it."""
+    """Return a small JPEG as a data URI, or "" if it can't be read: the sheet leaves it out."""
     try:
         data = encode_jpeg(read(), longest_px=THUMBNAIL_PX)
     except (VisualSearchError, OSError):

@@ -1,4 +1,4 @@
-"""Figures as lines of text, for the terminal."""
+"""Format figures as lines of text for the terminal."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from visual_search.quality.figures import (
 from visual_search.quality.metrics import Interval
 from visual_search.quality.runs import Run, comparisons
 
-GROUPS = 20  # lines of groups; the report and the JSON have all
+GROUPS = 20  # groups shown; the report and the JSON have all
 PROBLEMS = 20
 
 
 def percent(interval: Interval) -> str:
-    """Return a share as `35.5 (28.1 to 42.9)`, in percent; without bounds where there are none."""
+    """Format a share as `35.5 (28.1 to 42.9)`, in percent; without bounds if there are none."""
     value = f"{interval.value * 100:5.1f}"
     if math.isnan(interval.low):
         return value
@@ -34,30 +34,30 @@ def percent(interval: Interval) -> str:
 
 
 def points(interval: Interval) -> str:
-    """Return a gain as `+2.3 (-0.4 to +5.1)`, in percentage points."""
+    """Format a gain as `+2.3 (-0.4 to +5.1)`, in percentage points."""
     value = f"{interval.value * 100:+5.1f}"
     if math.isnan(interval.low):
         return value
     return f"{value} ({interval.low * 100:+.1f} to {interval.high * 100:+.1f})"
 
 
-def shown_metrics(some: Figures, outcomes: Sequence[Outcome]) -> list[str]:
-    """Return the metrics that say something: with one right answer a query, recall is the hit rate."""
+def shown_metrics(totals: Figures, outcomes: Sequence[Outcome]) -> list[str]:
+    """Return the metrics worth showing: with one right answer per query, recall equals the hit rate."""
     has_several = any(len(outcome.query.products) > 1 for outcome in outcomes)
-    return [name for name in some.metrics if has_several or not name.startswith("recall")]
+    return [name for name in totals.metrics if has_several or not name.startswith("recall")]
 
 
 def table(run: Run, base: Run | None = None) -> Iterator[str]:
-    """Yield the lines of a run, and of what it gained over another one."""
+    """Yield the lines of a run, and of its gains over another run."""
     against = comparisons(run, base) if base else {}
     yield run.title
     if base:
         yield f"compared with {base.title}"
     for kind, outcomes in by_kind(run.outcomes).items():
-        some = figures(outcomes)
+        totals = figures(outcomes)
         yield ""
-        yield f"{some.queries} queries by {kind}, of {some.products} products; percent, 95 % intervals over products"
-        yield from _compared(against[kind]) if kind in against else _metrics(some, outcomes)
+        yield f"{totals.queries} {kind} queries for {totals.products} products; percent, 95 % intervals over products"
+        yield from _comparison(against[kind]) if kind in against else _metrics(totals, outcomes)
         yield from _groups(outcomes, run)
         yield from _scores(outcomes)
         yield from _latency(outcomes)
@@ -65,7 +65,7 @@ def table(run: Run, base: Run | None = None) -> Iterator[str]:
 
 
 def notes(run: Run) -> Iterator[str]:
-    """Yield what the reader has to know of these queries."""
+    """Yield the caveats about these queries, and the queries that could not be used."""
     made = [outcome.query.made_from for outcome in run.outcomes if outcome.query.made_from]
     if made:
         kinds = ", ".join(f"{made.count(kind)} from {kind}" for kind in dict.fromkeys(made))
@@ -73,11 +73,11 @@ def notes(run: Run) -> Iterator[str]:
         yield f"Made from the shop's own images, not photos of customers: {kinds}."
     if len({outcome.query.products[0] for outcome in run.outcomes}) == 1:
         yield ""
-        yield "All queries look for one product: there is no interval, and the figures say nothing of others."
-    if left := [outcome.fallback for outcome in run.outcomes if outcome.fallback]:
-        reasons = ", ".join(f"{left.count(reason)} {reason}" for reason in dict.fromkeys(left))
+        yield "All queries look for one product: there is no interval, and the figures say nothing about others."
+    if fallbacks := [outcome.fallback for outcome in run.outcomes if outcome.fallback]:
+        reasons = ", ".join(f"{fallbacks.count(reason)} {reason}" for reason in dict.fromkeys(fallbacks))
         yield ""
-        yield f"Photos searched with as they are: {reasons}."
+        yield f"Photos used without preparation: {reasons}."
     if run.problems:
         yield ""
         yield f"{len(run.problems)} could not be used:"
@@ -86,20 +86,20 @@ def notes(run: Run) -> Iterator[str]:
             yield "  …"
 
 
-def _metrics(some: Figures, outcomes: Sequence[Outcome]) -> Iterator[str]:
-    for name in shown_metrics(some, outcomes):
-        yield f"  {TITLES[name]:<16} {percent(some.metrics[name])}"
+def _metrics(totals: Figures, outcomes: Sequence[Outcome]) -> Iterator[str]:
+    for name in shown_metrics(totals, outcomes):
+        yield f"  {TITLES[name]:<16} {percent(totals.metrics[name])}"
 
 
-def _compared(both: Comparison) -> Iterator[str]:
-    yield f"  {'':<16} {'this':<24} {'compared with':<24} gained, in points (paired)"
-    for name, gain in both.gains.metrics.items():
+def _comparison(comparison: Comparison) -> Iterator[str]:
+    yield f"  {'':<16} {'this':<24} {'compared with':<24} gain in points (paired)"
+    for name, gain in comparison.gains.metrics.items():
         if name.startswith("recall"):
             continue
-        this, base = percent(both.this.metrics[name]), percent(both.base.metrics[name])
+        this, base = percent(comparison.this.metrics[name]), percent(comparison.base.metrics[name])
         yield f"  {TITLES[name]:<16} {this:<24} {base:<24} {points(gain)}"
-    alone = f"by this alone {both.gained}, by the other alone {both.lost}"
-    yield f"  {both.this.queries} queries of both runs; found among the first ten {alone}"
+    alone = f"only by this {comparison.gained}, only by the other {comparison.lost}"
+    yield f"  {comparison.this.queries} queries are in both runs; found among the first ten {alone}"
 
 
 def _groups(outcomes: Sequence[Outcome], run: Run) -> Iterator[str]:
@@ -109,10 +109,10 @@ def _groups(outcomes: Sequence[Outcome], run: Run) -> Iterator[str]:
     yield f"  {'by ' + str(run.about['group_by']):<24} {'queries':>8}  " + "  ".join(
         f"{TITLES[name]:<20}" for name in HEADLINES
     )
-    for group, few in list(groups.items())[:GROUPS]:
-        some = figures(few)
-        cells = "  ".join(f"{percent(some.metrics[name]):<20}" for name in HEADLINES)
-        yield f"  {group[:24]:<24} {some.queries:>8} {some.products:>9}  {cells}".rstrip()
+    for group, members in list(groups.items())[:GROUPS]:
+        totals = figures(members)
+        cells = "  ".join(f"{percent(totals.metrics[name]):<20}" for name in HEADLINES)
+        yield f"  {group[:24]:<24} {totals.queries:>8} {totals.products:>9}  {cells}".rstrip()
     if len(groups) > GROUPS:
         yield f"  … and {len(groups) - GROUPS} more groups, in the report and the JSON"
 

@@ -1,8 +1,8 @@
-"""Phone-like variants of a picture: another crop, angle and light, noise, blur, JPEG, another ground, clutter.
+"""Make phone-like variants of a picture: another crop, angle, light and background, noise, blur, JPEG, clutter.
 
-They stand in for the photos that a shop does not have, and keep a training from learning its few pictures by heart.
+They replace the photos that a shop does not have, and keep a training from overfitting to its few pictures.
 Pure functions on PIL and numpy: the same picture and the same state of the Generator give the same variant. Lengths
-are shares of the picture's side, so that a variant looks alike at every size.
+are shares of the picture's side, so that a variant looks the same at every size.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
     Picture = Image.Image
 
-# The widest of each effect, at strength 1: what a hand-held phone does in a shop or a kitchen, judged by eye.
+# The maximum of each effect, at strength 1: as from a hand-held phone in a shop or a kitchen, judged by eye.
 TURN_DEGREES = 25.0
 TILT = 0.10  # how far perspective moves a corner
 CROP_MIN = 0.55  # the smallest part of the picture's side that is kept
-AWAY_MAX = 1.35  # the largest frame around it: the object seen from further away
+ZOOM_OUT_MAX = 1.35  # the largest frame, in sides of the picture: the object seen from further away
 EXPOSURE = 0.45  # natural logarithm of the gain
 WHITE_BALANCE = 0.15
 SHADE = 0.5  # of the light, lost at the darkest end of a shadow
@@ -33,10 +33,10 @@ NOISE = 10.0  # standard deviation, of 255
 BLUR = 0.008
 JPEG_QUALITY = (35, 90)
 
-GROUND_TOLERANCE = 22  # how far from the border's colour a packshot's ground may be, of 255
-GROUND_SHARE = 0.85  # of the border that has to have that colour
-OBJECT_SHARE = (0.05, 0.9)  # of the picture: less or more is no object on a ground
-SOFT_EDGE = 0.006
+GROUND_TOLERANCE = 22  # the largest difference of a packshot's background from the border's colour, of 255
+GROUND_SHARE = 0.85  # the least share of the border with that colour
+OBJECT_SHARE = (0.05, 0.9)  # of the picture: less or more is not an object on a background
+SOFT_EDGE = 0.006  # blur radius of the mask
 
 
 def phone_like(
@@ -47,11 +47,11 @@ def phone_like(
     grounds: Sequence[Picture] = (),
     mask: Picture | None = None,
 ) -> Picture:
-    """Return a variant of an RGB picture, RGB and of the same size.
+    """Return a phone-like variant of an RGB picture: RGB, of the same size.
 
-    strength: 0 for hardly a difference, 1 for what a phone does at its worst. grounds: other pictures, which may show
-    up behind it and in front; without any they are drawn. mask: where the object is (L, the picture's size), from a
-    background remover; without one the object is found if it stands on one colour, as in a packshot.
+    dice: the random generator. strength: 0 for hardly a difference, 1 for a phone at its worst. grounds: other pictures
+    to use as background and clutter; if empty, these are drawn. mask: the object (L, the picture's size), from a
+    background remover; if None, the object is found if its background has one colour, as in a packshot.
     """
     mask = packshot_mask(image) if mask is None else mask
     ground = any_ground(image.size, dice, grounds)
@@ -64,9 +64,9 @@ def phone_like(
 
 
 def packshot_mask(image: Picture) -> Picture | None:
-    """Return the mask (L) of an object on a ground of one colour; None if there is no such ground.
+    """Return the mask (L) of an object on a background of one colour; None if there is no such background.
 
-    What lies between two edges of the object both across and down belongs to it, whatever its colour.
+    A pixel between two edges of the object both across and down belongs to it, whatever its colour.
     """
     pixels = np.asarray(image, dtype=np.int16)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
@@ -82,7 +82,7 @@ def packshot_mask(image: Picture) -> Picture | None:
 
 
 def any_ground(size: tuple[int, int], dice: Generator, grounds: Sequence[Picture] = ()) -> Picture:
-    """Return something that a product may stand on: one of `grounds` out of focus, or a drawn one."""
+    """Return a background for a product: one of `grounds` out of focus, or a drawn one."""
     if grounds and dice.random() < 0.5:
         chosen = grounds[int(dice.integers(len(grounds)))].resize(size, Image.Resampling.BILINEAR)
         return chosen.filter(ImageFilter.GaussianBlur(dice.uniform(0.005, 0.03) * min(size)))
@@ -90,7 +90,7 @@ def any_ground(size: tuple[int, int], dice: Generator, grounds: Sequence[Picture
 
 
 def drawn_ground(size: tuple[int, int], dice: Generator) -> Picture:
-    """Return a surface of one colour with spots large and small, and boards on every other."""
+    """Return a surface of one colour with large and small spots, half of the time with boards."""
     colour = dice.uniform(40, 235) + dice.uniform(-40, 40, 3)  # tables and shelves are rarely vivid
     spots = np.zeros((size[1], size[0]), dtype=np.float32)
     for cells, depth in ((3, 40), (12, 20), (48, 12)):
@@ -108,10 +108,10 @@ def drawn_ground(size: tuple[int, int], dice: Generator) -> Picture:
 
 
 def seen_askew(image: Picture, ground: Picture, dice: Generator, *, strength: float = 1.0) -> Picture:
-    """Return the picture turned, tilted, off centre, nearer or further; `ground` fills what it leaves free."""
+    """Return the picture rotated, tilted, off centre, nearer or further; `ground` fills the rest."""
     width, height = image.size
-    nearest, furthest = 1 - (1 - CROP_MIN) * strength, 1 + (AWAY_MAX - 1) * strength
-    reach = dice.uniform(nearest, furthest) / 2  # half of what is seen, in sides
+    nearest, furthest = 1 - (1 - CROP_MIN) * strength, 1 + (ZOOM_OUT_MAX - 1) * strength
+    reach = dice.uniform(nearest, furthest) / 2  # half of the visible part, in sides of the picture
     free = max(0.0, 0.5 - reach) if reach < 0.5 else (reach - 0.5) / 2
     middle = 0.5 + dice.uniform(-free, free, 2)
     angle = math.radians(float(dice.uniform(-TURN_DEGREES, TURN_DEGREES)) * strength)
@@ -128,7 +128,7 @@ def seen_askew(image: Picture, ground: Picture, dice: Generator, *, strength: fl
 
 
 def with_clutter(image: Picture, dice: Generator, grounds: Sequence[Picture] = ()) -> Picture:
-    """Return the picture with one to three things that reach into it from its edge."""
+    """Return the picture with one to three objects that reach into it from the edge."""
     result = image.copy()
     for _ in range(int(dice.integers(1, 4))):
         side = round(float(dice.uniform(0.15, 0.4)) * min(image.size))
@@ -161,7 +161,7 @@ def in_other_light(image: Picture, dice: Generator, *, strength: float = 1.0) ->
 
 
 def as_taken(image: Picture, dice: Generator, *, strength: float = 1.0) -> Picture:
-    """Return the picture with what a lens, a sensor and a JPEG do to it."""
+    """Return the picture with the effects of a lens, a sensor and JPEG compression."""
     if dice.random() < 0.5:
         radius = float(dice.uniform(0, BLUR)) * strength * min(image.size)
         image = image.filter(ImageFilter.GaussianBlur(radius))
@@ -176,7 +176,7 @@ def as_taken(image: Picture, dice: Generator, *, strength: float = 1.0) -> Pictu
 
 
 def _between(marked: NDArray[np.bool_], *, axis: int) -> NDArray[np.bool_]:
-    """Return what lies between the first and the last marked pixel of each line along an axis."""
+    """Return the pixels between the first and the last marked one of each line along an axis."""
     after_first = np.logical_or.accumulate(marked, axis=axis)
     before_last = np.flip(np.logical_or.accumulate(np.flip(marked, axis), axis=axis), axis)
     between: NDArray[np.bool_] = after_first & before_last
@@ -184,7 +184,7 @@ def _between(marked: NDArray[np.bool_], *, axis: int) -> NDArray[np.bool_]:
 
 
 def _perspective(wanted: Sequence[tuple[int, int]], source: NDArray[np.float64]) -> list[float]:
-    """Return PIL's eight coefficients of the perspective that shows `source` points at the `wanted` places."""
+    """Return PIL's eight coefficients of the perspective transform that puts `source` points at `wanted` places."""
     rows, values = [], []
     for (x, y), (u, v) in zip(wanted, source, strict=True):
         rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]

@@ -22,7 +22,7 @@ from visual_search.index import feed
 from visual_search.models import Embedding, IndexVersion
 from visual_search.search.photos import Photo, get_cached_embedding, set_cached_embedding
 from visual_search.stores.base import Filters
-from visual_search.vision.preparation import STRATEGIES, embed_prepared, identity, prepare
+from visual_search.vision.preparation import STRATEGIES, embed_prepared, preparation_id, prepare
 
 if TYPE_CHECKING:
     import numpy as np
@@ -163,7 +163,7 @@ def photo_vector(
 ) -> tuple[Vector, PhotoReport]:
     """Return a photo's unit vector (dim,) and its report. preparation: see SearchQuery."""
     strategy = preparation or get_settings().QUERY_PREPARATION
-    prepared_as = identity(strategy, get_settings().BACKGROUND_MODEL)
+    prepared_as = preparation_id(strategy, get_settings().BACKGROUND_MODEL)
     name = f"{version.encoder_fingerprint}:{prepared_as}:{photo.digest}"
     if cached := get_cached_embedding(name, version.dim):
         vector, preparation, fallback = cached

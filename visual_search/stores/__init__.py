@@ -1,1 +1,1 @@
-"""Vector stores: where points are searched. They know nothing of Django, models or requests."""
+"""Vector stores, which hold and search points. Independent of Django, models and requests."""

@@ -1,4 +1,4 @@
-"""A Qdrant collection as a whole: its making, payload indexes, options, alias, and the position in its metadata."""
+"""Manage a Qdrant collection: creation, payload indexes, options, alias, and the position in its metadata."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ OPTIONS_KEY = "visual_search_options"
 
 
 class Collection:
-    """timeout, write_timeout: seconds for one request that a shopper waits for, and for one that nobody does."""
+    """A collection of a Qdrant server.
+
+    timeout: seconds for a request that a shopper waits for. write_timeout: seconds for any other request.
+    """
 
     def __init__(
         self,
@@ -50,12 +53,12 @@ class Collection:
             self._create()
             info = self.info()
         if info is None:
-            raise StoreUnavailable(f"Collection {self.name!r} at {self.place} was dropped while it was opened.")
+            raise StoreUnavailable(f"Collection {self.name!r} at {self.place} was dropped while it was being opened.")
         stored = getattr(info.config.params.vectors, "size", None)
         if stored != self.dim:
             raise DimensionMismatch(
                 f"Collection {self.name!r} at {self.place} holds {stored}-dimensional vectors; "
-                f"{self.dim} dimensions were wanted. Run `manage.py reset_index`."
+                f"expected {self.dim} dimensions. Run `manage.py reset_index`."
             )
         self._ensure_indexes(info)
         self._ensure_tuning(info)
@@ -69,40 +72,40 @@ class Collection:
 
     def point_alias(self, alias: str) -> None:
         aliases = self.read("read the aliases of", lambda client: client.get_aliases()).aliases
-        named = {known.alias_name: known.collection_name for known in aliases}
-        if named.get(alias) == self.name:
+        targets = {known.alias_name: known.collection_name for known in aliases}
+        if targets.get(alias) == self.name:
             return
         models = engine_models()
-        steps: list[Any] = []
-        if alias in named:
-            steps.append(models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias)))
-        target = models.CreateAlias(collection_name=self.name, alias_name=alias)
-        steps.append(models.CreateAliasOperation(create_alias=target))
+        operations: list[Any] = []
+        if alias in targets:
+            operations.append(models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias)))
+        create = models.CreateAlias(collection_name=self.name, alias_name=alias)
+        operations.append(models.CreateAliasOperation(create_alias=create))
         self.write(
             f"point the alias {alias!r} to",
-            lambda client: client.update_collection_aliases(steps, timeout=self.write_timeout),
+            lambda client: client.update_collection_aliases(operations, timeout=self.write_timeout),
         )
 
     def info(self) -> Any:
-        """Return what the server says of the collection, or None where it is missing."""
+        """Return the server's description of the collection, or None if it is missing."""
         return self.read(
-            "look at",
+            "inspect",
             lambda client: client.get_collection(self.name) if client.collection_exists(self.name) else None,
         )
 
     def _create(self) -> None:
-        """Create the collection with its payload indexes: on a full collection they would take long."""
+        """Create the collection with its payload indexes, which would take long on a full collection."""
 
         def create(client: QdrantClient) -> None:
             try:
                 client.create_collection(
                     self.name,
-                    **self._tuning.creation(self.dim),
-                    metadata={OPTIONS_KEY: self._tuning.kept()},
+                    **self._tuning.create_arguments(self.dim),
+                    metadata={OPTIONS_KEY: self._tuning.to_metadata()},
                     timeout=self.write_timeout,
                 )
             except Exception:
-                if not client.collection_exists(self.name):  # otherwise another process was faster
+                if not client.collection_exists(self.name):  # otherwise another process created it first
                     raise
 
         self.write("create", create)
@@ -112,21 +115,21 @@ class Collection:
             self._ensure_indexes(info)
 
     def _check_metadata(self, info: Any) -> None:
-        """Without it there is no position, and such a server ignores the conditions of writes too."""
+        """Raise StoreUnavailable for a server without metadata: it has no position and ignores conditions on writes."""
         if not info.config.metadata:
             raise StoreUnavailable(
-                f"The server at {self.place} keeps no metadata of collections: Qdrant 1.16 or newer is wanted."
+                f"The server at {self.place} stores no metadata of collections. Use Qdrant 1.16 or newer."
             )
 
     def _ensure_indexes(self, info: Any) -> None:
-        """Create payload indexes that are missing or of another type: strict mode refuses to filter without them."""
+        """Create payload indexes that are missing or of the wrong type. Strict mode rejects filters without them."""
         if self._connection.is_local:
-            return  # local mode has none, and warns
+            return  # local mode has no indexes, and warns
         wrong = self.wrong_indexes(info)
         for key, (index_type, existing) in wrong.items():
             self._create_index(key, index_type, replaces=existing is not None)
-        if wrong and (left := self.wrong_indexes(self.info())):
-            logger.warning("Collection %r at %s still lacks the payload indexes %s", self.name, self.place, list(left))
+        if wrong and (missing := self.wrong_indexes(self.info())):
+            logger.warning("Collection %r at %s still lacks payload indexes: %s", self.name, self.place, list(missing))
 
     def _create_index(self, key: str, index_type: str, *, replaces: bool) -> None:
         schema = engine_models().PayloadSchemaType(index_type)
@@ -139,47 +142,50 @@ class Collection:
         self.write(f"index {key!r} in", create)
 
     def wrong_indexes(self, info: Any) -> dict[str, tuple[str, str | None]]:
-        """Return each wanted index that is not there: its type, and the type that stands there instead."""
+        """Return the expected indexes that are missing or wrong: key to (expected type, existing type or None)."""
         existing = {key: index.data_type.value for key, index in info.payload_schema.items()} if info else {}
         return {
             key: (kind, existing.get(key)) for key, kind in self._wanted_indexes.items() if existing.get(key) != kind
         }
 
     def _ensure_tuning(self, info: Any) -> None:
-        """Bring a collection that was made with other options to these; the server does the work in the background."""
-        kept, wanted = (info.config.metadata or {}).get(OPTIONS_KEY), self._tuning.kept()
-        if kept == wanted:
+        """Apply changed options to an existing collection. The server does the work in the background."""
+        stored, wanted = (info.config.metadata or {}).get(OPTIONS_KEY), self._tuning.to_metadata()
+        if stored == wanted:
             return
-        made = (kept or {}).get("cluster", {}).get("shard_number")
-        if made != wanted["cluster"]["shard_number"]:
-            logger.warning("Collection %r keeps its shards: `manage.py reset_index` makes it anew", self.name)
+        shard_number = (stored or {}).get("cluster", {}).get("shard_number")
+        if shard_number != wanted["cluster"]["shard_number"]:
+            logger.warning("Collection %r keeps its shards; `manage.py reset_index` recreates it", self.name)
         try:
             self.write(
                 "change the options of",
                 lambda client: client.update_collection(
-                    self.name, **self._tuning.update(), metadata={OPTIONS_KEY: wanted}, timeout=self.write_timeout
+                    self.name,
+                    **self._tuning.update_arguments(),
+                    metadata={OPTIONS_KEY: wanted},
+                    timeout=self.write_timeout,
                 ),
             )
-        except StoreUnavailable as error:  # it waits for running optimizations; searching and feeding go on
-            logger.warning("%s The next feed tries again.", error)
+        except StoreUnavailable as error:  # the server waits for running optimizations; searches and feeds continue
+            logger.warning("%s The next feed will retry.", error)
         self._check_metadata(self.info() or info)
 
     def position(self) -> Position | None:
         info = self.info()
-        kept = (info.config.metadata or {}).get(POSITION_KEY) if info is not None else None
-        return Position(str(kept["epoch"]), int(kept["seq"])) if kept else None
+        stored = (info.config.metadata or {}).get(POSITION_KEY) if info is not None else None
+        return Position(str(stored["epoch"]), int(stored["seq"])) if stored else None
 
     def set_position(self, position: Position) -> None:
-        kept = {POSITION_KEY: {"epoch": position.epoch, "seq": position.seq}}
+        metadata = {POSITION_KEY: {"epoch": position.epoch, "seq": position.seq}}
         self.write(
             "write the position of",
-            lambda client: client.update_collection(self.name, metadata=kept, timeout=self.write_timeout),
+            lambda client: client.update_collection(self.name, metadata=metadata, timeout=self.write_timeout),
         )
 
-    def read(self, attempt: str, work: Callable[[QdrantClient], T]) -> T:
-        """Call while somebody waits: no attempt begins when the time for one is over."""
-        return self._connection.call(f"{attempt} collection {self.name!r}", work, patience_seconds=self.timeout)
+    def read(self, action: str, work: Callable[[QdrantClient], T]) -> T:
+        """Call `work` for a waiting shopper: do not retry after the timeout of one request."""
+        return self._connection.call(f"{action} collection {self.name!r}", work, retry_within_seconds=self.timeout)
 
-    def write(self, attempt: str, work: Callable[[QdrantClient], T]) -> T:
-        """Call while nobody waits: every attempt is made. All writes may be repeated without harm."""
-        return self._connection.call(f"{attempt} collection {self.name!r}", work, patience_seconds=float("inf"))
+    def write(self, action: str, work: Callable[[QdrantClient], T]) -> T:
+        """Call `work` while nobody waits: make every retry. All writes are idempotent."""
+        return self._connection.call(f"{action} collection {self.name!r}", work, retry_within_seconds=float("inf"))

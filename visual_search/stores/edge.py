@@ -1,7 +1,7 @@
-"""The default store: Qdrant's own engine inside the process.
+"""The default store: Qdrant's engine embedded in the process.
 
-A shard of the engine bears exactly one process. So each process has its own, in a private folder, filled by
-the feed and thrown away at the end; nothing of it has to survive.
+Only one process can use a shard of the engine. So each process has its own shard in a private folder, which the feed
+fills and which is deleted when the process ends. Nothing in it has to survive.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ logger = logging.getLogger(__name__)
 
 
 class EdgeStore:
-    """A private, flat shard in a temporary folder; one per process.
+    """A private, flat shard in a temporary folder, one per process.
 
-    Up to 5,000 points every query is exact; beyond, candidates are found by 4-bit codes and scored exactly.
-    A shard that no longer holds what was written to it is closed, and the next query fills a new one.
+    Up to 5,000 points every query is exact; above that, 4-bit codes find candidates, which are scored exactly.
+    A shard that no longer contains what was written to it is closed, and the next query fills a new one.
     """
 
     is_shared = False
@@ -42,15 +42,15 @@ class EdgeStore:
     def __init__(
         self, *, name: str, dim: int, fields: Mapping[str, FieldKind], folder: str | os.PathLike[str] | None = None
     ) -> None:
-        """folder: where the private folders are made; the system's temporary folder unless given."""
+        """folder: parent of the private folders; by default the system's temporary folder."""
         self.name = name
         self.dim = dim
         self.fields = dict(fields)
         self.folder = Path(folder or tempfile.gettempdir())
-        self._forget()
+        self._clear()
         _stores.add(self)
 
-    def _forget(self) -> None:
+    def _clear(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._private: PrivateShard | None = None
@@ -60,7 +60,7 @@ class EdgeStore:
         self._open()
 
     def reset(self) -> None:
-        with self._guarded():
+        with self._locked():
             old = self._private
             self._create()
             if old is not None:
@@ -70,7 +70,7 @@ class EdgeStore:
         self.close()
 
     def close(self) -> None:
-        with self._guarded():
+        with self._locked():
             old, self._private, self._position = self._private, None, None
             if old is not None:
                 old.discard()
@@ -79,11 +79,11 @@ class EdgeStore:
         if not points:
             return
         rows = mapping.checked_rows(points, self.dim)
-        with self._calling("write to") as private:
+        with self._private_shard("write to") as private:
             private.upsert(points, rows)
 
     def delete(self, ids: Sequence[str]) -> None:
-        with self._calling("delete from") as private:
+        with self._private_shard("delete from") as private:
             private.delete(ids)
 
     def query(
@@ -98,43 +98,42 @@ class EdgeStore:
         self, rows: NDArray[np.float32], filters: Filters, limit: int, score_threshold: float | None
     ) -> list[list[Hit]]:
         private = self._open()
-        try:  # as _calling does, in half the time
+        try:  # like _private_shard, in half the time
             return private.search(rows, limit=limit, filter=_engine_filter(filters), score_threshold=score_threshold)
         except BaseException as error:
-            self._fail(error, "query", private)
+            self._raise_unavailable(error, "query", private)
 
     def retrieve(self, ids: Sequence[str]) -> list[Point]:
-        with self._calling("read from") as private:
+        with self._private_shard("read from") as private:
             return private.retrieve(ids)
 
     def scroll(self, *, batch: int = 1000) -> Iterator[tuple[str, int]]:
         offset: Any = None
         while True:
-            with self._calling("read from") as private:
+            with self._private_shard("read from") as private:
                 page, offset = private.page(offset, batch)
             yield from page
             if offset is None:
                 return
 
     def count(self, filters: Filters | None = None) -> int:
-        with self._reading("count in") as shard:
+        with self._engine_shard("count in") as shard:
             import qdrant_edge as engine
 
             return shard.count(engine.CountRequest(exact=True, filter=_engine_filter(filters)))
 
     def facet(self, name: str, filters: Filters, *, limit: int = 50) -> dict[str | bool, int]:
-        with self._reading("count values in") as shard:
+        with self._engine_shard("count values in") as shard:
             import qdrant_edge as engine
 
-            # "Not exact" allows a point to be counted in two segments, which happens while another thread optimizes:
-            # here none does, and there is one segment. It reads the index instead of the points, 0.3 ms instead of 5
-            # for 10,000 products.
+            # "Not exact" reads the index instead of the points, 0.3 ms instead of 5 for 10,000 products. It may count a
+            # point in two segments, but only while another thread optimizes: here none does, and there is one segment.
             request = engine.FacetRequest(key=name, limit=limit, exact=False, filter=_engine_filter(filters))
             hits: Any = shard.facet(request).hits
             return {hit.value: hit.count for hit in hits}
 
     def bounds(self, name: str, filters: Filters) -> Range | None:
-        with self._reading("find the bounds in") as shard:
+        with self._engine_shard("find the bounds in") as shard:
             import qdrant_edge as engine
 
             ends: list[float] = []
@@ -150,7 +149,7 @@ class EdgeStore:
             return Range(*ends) if ends else None
 
     def health(self) -> dict[str, Any]:
-        with self._reading("look at") as shard:
+        with self._engine_shard("inspect") as shard:
             info = shard.info()
             return {
                 "engine": f"qdrant-edge {metadata.version('qdrant-edge-py')}",
@@ -160,37 +159,37 @@ class EdgeStore:
             }
 
     def position(self) -> Position | None:
-        with self._guarded():
+        with self._locked():
             return self._position
 
     def set_position(self, position: Position) -> None:
-        """Remember how far the store has been fed. Raises StoreUnavailable if the shard is damaged.
+        """Record how far the store has been fed. Raises StoreUnavailable if the shard is damaged.
 
-        A first position ends a filling: then every id is looked at.
+        The first position completes a full feed; then every id is checked.
         """
-        with self._calling("end the feed of") as private:
+        with self._private_shard("end the feed of") as private:
             if damage := private.find_damage(thoroughly=self.position() is None):
                 raise Damaged(damage)
-        with self._guarded():
+        with self._locked():
             if self._private is private:
                 self._position = position
 
     @contextmanager
-    def _calling(self, attempt: str) -> Iterator[PrivateShard]:
+    def _private_shard(self, action: str) -> Iterator[PrivateShard]:
         private = self._open()
         try:
             yield private
         except BaseException as error:
-            self._fail(error, attempt, private)
+            self._raise_unavailable(error, action, private)
 
-    def _fail(self, error: BaseException, attempt: str, private: PrivateShard) -> NoReturn:
-        """Raise StoreUnavailable for an engine's error; close a shard that can no longer be trusted.
+    def _raise_unavailable(self, error: BaseException, action: str, private: PrivateShard) -> NoReturn:
+        """Raise StoreUnavailable for an engine's error. Close the shard if it is damaged.
 
-        A request that the engine merely refused must not cost a refill: the shard is looked at first.
+        The shard is checked first, because a request that the engine merely rejected must not cause a refill.
         """
         if not is_engine_error(error):
             raise error
-        told = StoreUnavailable(f"Could not {attempt} edge store {self.name!r}: {type(error).__name__}: {error}")
+        unavailable = StoreUnavailable(f"Could not {action} edge store {self.name!r}: {type(error).__name__}: {error}")
         try:
             damage = private.find_damage(thoroughly=True)
         except BaseException as failure:
@@ -198,32 +197,32 @@ class EdgeStore:
                 raise
             damage = f"{type(failure).__name__}: {failure}"
         if damage:
-            logger.warning("%s. The next query fills a new shard: %s.", told, damage)
-            self._close(private)
-        raise told from error
+            logger.warning("%s. The next query fills a new shard: %s.", unavailable, damage)
+            self._close_damaged(private)
+        raise unavailable from error
 
     @contextmanager
-    def _reading(self, attempt: str) -> Iterator[EdgeShard]:
-        with self._calling(attempt) as private:
+    def _engine_shard(self, action: str) -> Iterator[EdgeShard]:
+        with self._private_shard(action) as private:
             yield private.shard
 
-    def _close(self, private: PrivateShard) -> None:
-        with self._guarded(), suppress(StoreUnavailable):
-            if self._private is private:  # no other thread was faster
+    def _close_damaged(self, private: PrivateShard) -> None:
+        with self._locked(), suppress(StoreUnavailable):
+            if self._private is private:  # not yet closed or replaced by another thread
                 self.close()
 
     @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        # Some servers fork in C, where Python's fork hooks don't run: the pid is looked at on every call too.
+    def _locked(self) -> Iterator[None]:
+        # Some servers fork in C, where Python's fork hooks don't run, so every call checks the pid too.
         if self._pid != os.getpid():
-            self._leave_to_parent()
+            self._detach_after_fork()
         with self._lock:
             yield
 
     def _open(self) -> PrivateShard:
         if (private := self._private) is not None and self._pid == os.getpid():
-            return private  # each query comes by here: without the lock
-        with self._guarded():
+            return private  # every query runs this, so it takes no lock
+        with self._locked():
             return self._private or self._create()
 
     def _create(self) -> PrivateShard:
@@ -239,11 +238,11 @@ class EdgeStore:
             self._private, self._position = PrivateShard(self.folder, dim=self.dim, fields=self.fields), None
         return self._private
 
-    def _leave_to_parent(self) -> None:
-        """In a forked child: let go of the parent's shard without destroying it."""
+    def _detach_after_fork(self) -> None:
+        """In a forked child, drop the parent's shard without destroying it."""
         if self._private is not None:
-            self._private.leave_to_parent()
-        self._forget()
+            self._private.detach_after_fork()
+        self._clear()
 
 
 def _engine_filter(filters: Filters | None) -> Any:
@@ -252,7 +251,7 @@ def _engine_filter(filters: Filters | None) -> Any:
     import numpy as np
     import qdrant_edge as engine
 
-    # The engine takes Python's True for the integer 1, which matches no boolean; numpy's it takes as a boolean.
+    # The engine reads Python's True as the integer 1, which matches no boolean, but numpy's True as a boolean.
     return mapping.to_engine_filter(filters, engine, engine.RangeFloat, np.bool_)
 
 
@@ -261,7 +260,7 @@ _stores: weakref.WeakSet[EdgeStore] = weakref.WeakSet()
 
 def _after_fork_in_child() -> None:
     for store in list(_stores):
-        store._leave_to_parent()
+        store._detach_after_fork()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

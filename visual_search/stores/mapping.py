@@ -1,7 +1,7 @@
-"""How our points and filters look in Qdrant: shared by the embedded engine and the server's client.
+"""Convert points and filters to and from Qdrant's types, for the embedded engine and the server's client.
 
-Both engines name their classes alike (Filter, FieldCondition, MatchAny, MatchValue), so the functions below
-take the engine's module and don't import one.
+Both engines use the same class names (Filter, FieldCondition, MatchAny, MatchValue), so the functions take the
+engine's module as an argument and import none.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Our own payload keys start with an underscore; declared filters stand under their own names.
+# Our own payload keys start with an underscore. Declared filters keep their own names.
 PRODUCT, IMAGE, MAIN, SEQ = "_product", "_image", "_main", "_seq"
 HIT_KEYS = [PRODUCT, IMAGE]
 
-# The name of each kind's index in either engine's PayloadSchemaType, lower-cased.
+# Each kind's index type: a member of both engines' PayloadSchemaType, in lower case.
 INDEX_TYPES: dict[FieldKind, str] = {"keyword": "keyword", "number": "float", "boolean": "bool"}
 
 
 def payload_indexes(fields: Mapping[str, FieldKind]) -> dict[str, str]:
-    """Return the index type of every payload key that is filtered on."""
+    """Return the index type of every payload key used in filters."""
     return {MAIN: INDEX_TYPES["boolean"], **{name: INDEX_TYPES[kind] for name, kind in fields.items()}}
 
 
@@ -52,7 +52,7 @@ def to_payload(point: Point) -> dict[str, Any]:
 
 
 def to_point(record: Any, *, id: str | None = None) -> Point:
-    """Return our point for a record that carries its payload and vector. id: if the record's own is another."""
+    """Convert a record with payload and vector to a Point. id: overrides the record's id."""
     import numpy as np
 
     payload = dict(record.payload)
@@ -68,15 +68,15 @@ def to_point(record: Any, *, id: str | None = None) -> Point:
 
 
 def to_hit(scored: Any) -> Hit:
-    """Return our hit for a scored point that carries HIT_KEYS."""
+    """Convert a scored point whose payload has HIT_KEYS to a Hit."""
     payload = scored.payload
     return Hit(str(scored.id), scored.score, payload[PRODUCT], payload[IMAGE])
 
 
 def to_engine_filter(filters: Filters | None, models: Any, range_class: Any, boolean: Callable[[bool], Any]) -> Any:
-    """Return the engine's Filter, or None where nothing is filtered.
+    """Return the engine's Filter, or None without conditions.
 
-    models: the engine's module. boolean: makes the value that the engine takes for a boolean.
+    models: the engine's module. boolean: converts a bool to a value that the engine accepts as a boolean.
     """
     if not filters:
         return None
@@ -87,7 +87,7 @@ def to_engine_filter(filters: Filters | None, models: Any, range_class: Any, boo
     must: list[Any] = []
     for name, values in filters.any_of.items():
         booleans = [value for value in values if isinstance(value, bool)]
-        if booleans:  # MatchAny takes no booleans
+        if booleans:  # MatchAny does not accept booleans
             must.append(models.Filter(should=[is_value(name, value) for value in booleans]))
         else:
             must.append(models.FieldCondition(key=name, match=models.MatchAny(any=list(values))))
@@ -100,7 +100,7 @@ def to_engine_filter(filters: Filters | None, models: Any, range_class: Any, boo
 
 
 def exclusive_threshold(score_threshold: float | None) -> float | None:
-    """Return the next float32 below: engines leave out scores equal to the threshold, we keep them."""
+    """Return the next lower float32: engines omit scores equal to the threshold, stores must not."""
     if score_threshold is None:
         return None
     import numpy as np

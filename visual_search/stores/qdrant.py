@@ -1,4 +1,4 @@
-"""A Qdrant server or cluster: one collection that all processes share, fed by the worker."""
+"""The store on a Qdrant server or cluster: one collection that all processes share, fed by the worker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from visual_search.stores import mapping
 from visual_search.stores.base import FieldKind, Filters, Hit, Point, Position, Range, check_vectors
 from visual_search.stores.collection import Collection
 from visual_search.stores.connection import Connection, engine_models
-from visual_search.stores.tuning import Concept, Tuning
+from visual_search.stores.tuning import OptionGroup, Tuning
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +28,7 @@ BYTES_PER_NUMBER = 24  # the longest float32 as JSON
 
 
 class QdrantStore:
-    """One collection of a Qdrant server from 1.16 on; docs/qdrant.md says what happens when it fails."""
+    """One collection of a Qdrant server, version 1.16 or newer. docs/qdrant.md describes what happens on failures."""
 
     is_shared = True
 
@@ -46,27 +46,27 @@ class QdrantStore:
         retries: int = 2,
         backoff_seconds: float = 0.2,
         max_limit: int = 10_000,
-        vectors: Concept | None = None,
-        quantization: Concept | Literal[False] | None = None,
-        hnsw: Concept | None = None,
-        search: Concept | None = None,
-        optimizers: Concept | None = None,
-        cluster: Concept | None = None,
+        vectors: OptionGroup | None = None,
+        quantization: OptionGroup | Literal[False] | None = None,
+        hnsw: OptionGroup | None = None,
+        search: OptionGroup | None = None,
+        optimizers: OptionGroup | None = None,
+        cluster: OptionGroup | None = None,
         location: str | None = None,
         client: QdrantClient | None = None,
     ) -> None:
-        """timeout, write_timeout: seconds for one request that a shopper waits for, and for one that nobody does.
+        """timeout: seconds for a request that a shopper waits for. write_timeout: seconds for any other request.
 
-        retries: further attempts at what may pass, after backoff_seconds, twice that, and so on.
-        max_limit: points of one query at the most; keep it below a strict mode's max_query_limit.
-        vectors … cluster: see tuning.DEFAULTS; quantization=False keeps full vectors alone.
-        location: ":memory:" for tests, in place of a url. client: one such client, for several stores.
+        retries: retries after a transient error, after backoff_seconds, twice that, and so on.
+        max_limit: maximum number of points per query; keep it below strict mode's max_query_limit.
+        vectors … cluster: see tuning.DEFAULTS; quantization=False stores only full vectors.
+        location: ":memory:" for tests, instead of a url. client: such a client, shared by several stores.
         """
         if not (url or location or client):
             raise ConfigurationError("QdrantStore needs a 'url', for example 'http://localhost:6333'.")
         for option, seconds in {"timeout": timeout, "write_timeout": write_timeout}.items():
             if not isinstance(seconds, int) or seconds < 1:  # Qdrant takes whole seconds
-                raise ConfigurationError(f"The store's {option!r} is {seconds!r}; whole seconds from 1 on were wanted.")
+                raise ConfigurationError(f"The store's {option!r} is {seconds!r}; expected whole seconds, at least 1.")
         self.name = name
         self.dim = dim
         self.fields = dict(fields)
@@ -79,10 +79,10 @@ class QdrantStore:
         if url:
             options = {
                 "url": url,
-                "api_key": api_key.strip() if api_key else None,  # a key read from a file ends in a line break
+                "api_key": api_key.strip() if api_key else None,  # a key read from a file ends with a line break
                 "timeout": timeout,
                 "prefer_grpc": prefer_grpc,
-                "check_compatibility": False,  # a thread per client, and a warning whenever the server is away
+                "check_compatibility": False,  # it starts a thread per client, and warns whenever the server is down
             }
         self._connection = Connection(
             options,
@@ -135,7 +135,7 @@ class QdrantStore:
         if not points:
             return
         rows = mapping.checked_rows(points, self.dim)
-        for batch in self._batches(points):
+        for batch in self._request_slices(points):
             self._upsert(points[batch], rows[batch])
 
     def _upsert(self, points: Sequence[Point], rows: NDArray[np.float32]) -> None:
@@ -144,33 +144,34 @@ class QdrantStore:
             models.PointStruct(id=point.id, vector=row.tolist(), payload=mapping.to_payload(point))
             for point, row in zip(points, rows, strict=True)
         ]
-        # A stored point that is newer than the whole batch stays: the writer was paused in between.
-        older = models.Filter(must=[_through(max(point.seq for point in points))])
-        self._change(
-            "write to", lambda client, how: client.upsert(self.name, structs, wait=True, update_filter=older, **how)
+        # Keep stored points that are newer than the whole batch: this writer may have been paused.
+        not_newer = models.Filter(must=[_not_newer_than(max(point.seq for point in points))])
+        self._apply_write(
+            "write to",
+            lambda client, options: client.upsert(self.name, structs, wait=True, update_filter=not_newer, **options),
         )
 
     def delete(self, ids: Sequence[str]) -> None:
         self._delete(ids, conditions=[])
 
-    def delete_through(self, ids: Sequence[str], *, seq: int) -> None:
-        self._delete(ids, conditions=[_through(seq)])
+    def delete_up_to(self, ids: Sequence[str], *, seq: int) -> None:
+        self._delete(ids, conditions=[_not_newer_than(seq)])
 
     def _delete(self, ids: Sequence[str], *, conditions: list[Any]) -> None:
         models = engine_models()
         selectors = [
-            models.FilterSelector(filter=models.Filter(must=[models.HasIdCondition(has_id=list(some)), *conditions]))
+            models.FilterSelector(filter=models.Filter(must=[models.HasIdCondition(has_id=list(batch)), *conditions]))
             if conditions
-            else models.PointIdsList(points=list(some))
-            for some in _parts(ids, POINTS_PER_REQUEST)
+            else models.PointIdsList(points=list(batch))
+            for batch in _batched(ids, POINTS_PER_REQUEST)
         ]
         for selector in selectors:
             self._delete_selected(selector)
 
     def _delete_selected(self, selector: Any) -> None:
-        self._change(
+        self._apply_write(
             "delete from",
-            lambda client, how: client.delete(self.name, points_selector=selector, wait=True, **how),
+            lambda client, options: client.delete(self.name, points_selector=selector, wait=True, **options),
         )
 
     def query(
@@ -209,19 +210,20 @@ class QdrantStore:
             )
             for row in rows
         ]
-        answers = [answer for some in _parts(requests, QUERIES_PER_REQUEST) for answer in self._query_some(some)]
+        batches = _batched(requests, QUERIES_PER_REQUEST)
+        answers = [answer for batch in batches for answer in self._query_requests(batch)]
         return [[mapping.to_hit(point) for point in answer.points] for answer in answers]
 
-    def _query_some(self, requests: Sequence[Any]) -> list[Any]:
+    def _query_requests(self, requests: Sequence[Any]) -> list[Any]:
         return self._collection.read(
             "query", lambda client: client.query_batch_points(self.name, requests=requests, timeout=self._timeout)
         )
 
     def retrieve(self, ids: Sequence[str]) -> list[Point]:
-        parts = _parts(ids, POINTS_PER_REQUEST)
-        return [mapping.to_point(record) for some in parts for record in self._retrieve_some(some)]
+        batches = _batched(ids, POINTS_PER_REQUEST)
+        return [mapping.to_point(record) for batch in batches for record in self._retrieve_batch(batch)]
 
-    def _retrieve_some(self, ids: Sequence[str]) -> list[Any]:
+    def _retrieve_batch(self, ids: Sequence[str]) -> list[Any]:
         return self._collection.read(
             "read from",
             lambda client: client.retrieve(
@@ -297,7 +299,7 @@ class QdrantStore:
         return float(records[0].order_value) if records else None  # type: ignore[arg-type]
 
     def health(self) -> dict[str, Any]:
-        def look(client: QdrantClient) -> dict[str, Any]:
+        def describe(client: QdrantClient) -> dict[str, Any]:
             info = client.get_collection(self.name)
             return {
                 "engine": f"qdrant {client.info().version}",
@@ -307,39 +309,39 @@ class QdrantStore:
                 "missing_indexes": [] if self._is_local else list(self._collection.wrong_indexes(info)),
             }
 
-        return self._collection.read("look at", look)
+        return self._collection.read("inspect", describe)
 
-    def _change(self, attempt: str, work: Callable[[QdrantClient, dict[str, Any]], Any]) -> None:
-        """Write points. Raises StoreUnavailable too where the server took them, but they can't be searched yet."""
-        how = {"timeout": self._write_timeout, "ordering": self.tuning.ordering()}
-        result = self._collection.write(attempt, lambda client: work(client, how))
+    def _apply_write(self, action: str, work: Callable[[QdrantClient, dict[str, Any]], Any]) -> None:
+        """Write or delete points. Raises StoreUnavailable too if the server accepts the write but does not apply it."""
+        options = {"timeout": self._write_timeout, "ordering": self.tuning.ordering()}
+        result = self._collection.write(action, lambda client: work(client, options))
         if result.status.value == "wait_timeout":
             raise StoreUnavailable(
-                f"Collection {self.name!r} at {self.place} took a write, but did not apply it within "
-                f"{self._write_timeout} s: look at its load, or raise the store's 'write_timeout'."
+                f"Collection {self.name!r} at {self.place} accepted a write, but did not apply it within "
+                f"{self._write_timeout} s: check its load, or raise the store's 'write_timeout'."
             )
 
     def _search_params(self) -> Any:
         return None if self._is_local else self.tuning.search_params()  # local mode is exact, and warns
 
-    def _batches(self, points: Sequence[Point]) -> Iterator[slice]:
+    def _request_slices(self, points: Sequence[Point]) -> Iterator[slice]:
         start = size = 0
         for end, point in enumerate(points):
-            more = self.dim * BYTES_PER_NUMBER + len(json.dumps(mapping.to_payload(point)))
-            if end > start and (end - start == POINTS_PER_REQUEST or size + more > BYTES_PER_REQUEST):
+            point_bytes = self.dim * BYTES_PER_NUMBER + len(json.dumps(mapping.to_payload(point)))
+            if end > start and (end - start == POINTS_PER_REQUEST or size + point_bytes > BYTES_PER_REQUEST):
                 yield slice(start, end)
                 start, size = end, 0
-            size += more
+            size += point_bytes
         yield slice(start, len(points))
 
 
-def _through(seq: int) -> Any:
+def _not_newer_than(seq: int) -> Any:
     """Return the condition that a point is not newer than `seq`."""
     models = engine_models()
     return models.FieldCondition(key=mapping.SEQ, range=models.Range(lte=seq))
 
 
-def _parts(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+def _batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 

@@ -1,7 +1,7 @@
-"""A private shard of the embedded engine: made, written to, checked, thrown away.
+"""A private shard of the embedded engine: create, write, search, check and discard it.
 
-It numbers its points and remembers for each number the id, product and image: a hit is then made without a look
-into the payload. So it knows what the engine ought to hold, and can tell when the engine or its files no longer do.
+The shard numbers its points and keeps the id, product and image of each number in memory, so a hit needs no payload
+look-up. It also knows what the engine must contain, and so detects a damaged engine or damaged files.
 """
 
 from __future__ import annotations
@@ -23,37 +23,38 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from qdrant_edge import EdgeShard
 
-POINTS_PER_UPDATE = 256  # an update holds the GIL: 5 to 30 ms
+POINTS_PER_UPDATE = 256  # an update holds the GIL for 5 to 30 ms
 IDS_PER_PAGE = 10_000
 
-# At 500 points the codes gain nothing, at 5,000 they save 0.1 ms, which nobody notices, and the answer is exact without
-# them. Remake with `python -m benchmarks.store --sizes 500,5000 --engines edge_codes,edge_exact`.
+# At 500 points the codes save nothing, at 5,000 an unnoticeable 0.1 ms, and without them the result is exact. Measured
+# with `python -m benchmarks.store --sizes 500,5000 --engines edge_codes,edge_exact`.
 EXACT_UP_TO = 5_000
 
-# How many candidates, found by 4-bit codes, are scored anew with their vectors: 0.2 to 0.4 µs each. Twice the limit is
-# enough for vectors in clusters, but more points have more that the codes can't tell apart. In a drawn worst case (text
-# against the starter's vectors, of which text fills a tenth; 300 classes; limit 20) 80 candidates gave a recall@10 of
-# 1.0 at 10,000 points, .91 at 30,000 and .42 at 100,000; with 0.4 % of the points beside them it is .999 at all three.
+# The number of candidates, found by 4-bit codes, that are rescored with their vectors: 0.2 to 0.4 µs each. Twice the
+# limit is enough for clustered vectors, but with more points the codes can't distinguish more of them. In a synthetic
+# worst case (text against the starter's vectors, of which text fills a tenth; 300 classes; limit 20) 80 candidates gave
+# a recall@10 of 1.0 at 10,000 points, .91 at 30,000 and .42 at 100,000; with an extra 0.4 % of the points it is .999 at
+# all three.
 CANDIDATES_PER_HIT = 2
 POINTS_PER_CANDIDATE = 250
 
-# The engine reuses the room of replaced payloads only after a flush (10 to 40 ms); without one, the files grow with
-# each rewrite, by a third of a kilobyte and more.
+# The engine reuses the space of replaced payloads only after a flush (10 to 40 ms). Without one, each rewrite grows the
+# files by a third of a kilobyte or more.
 REWRITES_PER_FLUSH = 10_000
 
-WRITTEN_PER_BYTE = 4  # files grow by the vectors, their codes, payloads and indexes; a generous bound
-PROBE_SCORE_MIN = 0.999  # a unit float32 vector with itself
+FILE_BYTES_PER_VECTOR_BYTE = 4  # vectors, codes, payloads and indexes; a generous upper bound
+PROBE_SCORE_MIN = 0.999  # of a unit float32 vector with itself
 
 
 class Damaged(Exception):
-    """The shard does not hold what was written to it."""
+    """The shard does not contain what was written to it."""
 
 
 class PrivateShard:
-    """A flat shard in a locked folder of its own, for the process that made it.
+    """A flat shard in its own locked folder, for the process that created it.
 
-    Vectors are kept whole and as 4-bit codes (TurboQuant). The engine makes the codes as points are written, so
-    there is no step that has to be repeated as the shard grows, and never more than one segment.
+    Vectors are stored in full and as 4-bit codes (TurboQuant). The engine creates the codes when points are written,
+    so no step has to be repeated as the shard grows, and there is never more than one segment.
     """
 
     def __init__(self, parent: Path, *, dim: int, fields: Mapping[str, FieldKind]) -> None:
@@ -61,9 +62,9 @@ class PrivateShard:
 
         self.folder = PrivateFolder(parent)
         try:
-            self.folder.check_room(0)
+            self.folder.check_free_space(0)
             self.shard = engine.EdgeShard.create(str(self.folder.path / "shard"), _config(dim))
-            # Before the first point: afterwards the engine has to go through all of them.
+            # Before the first point: later, the engine would have to scan all points.
             for key, index_type in mapping.payload_indexes(fields).items():
                 schema = getattr(engine.PayloadSchemaType, index_type.capitalize())
                 self.shard.update(engine.UpdateOperation.create_field_index(key, schema))
@@ -73,13 +74,13 @@ class PrivateShard:
         self.discard = weakref.finalize(self, _discard, self.shard, self.folder)  # runs at exit too
         self._writing = threading.RLock()
         self._numbers: dict[str, int] = {}  # id to number
-        # Number to id, product and image. A number is never used twice: a query in another thread may still hold it.
+        # Number to id, product and image. Numbers are never reused: a query in another thread may still refer to one.
         self._entries: list[tuple[str, str, str]] = []
         self._probe: tuple[int, NDArray[np.float32]] | None = None
         self._rewrites = 0
 
     def upsert(self, points: Sequence[Point], rows: NDArray[np.float32]) -> None:
-        """Write points; rows: their checked vectors."""
+        """Write points. rows: their checked vectors."""
         for start in range(0, len(points), POINTS_PER_UPDATE):
             batch = slice(start, start + POINTS_PER_UPDATE)
             self._upsert(points[batch], rows[batch])
@@ -87,7 +88,7 @@ class PrivateShard:
     def _upsert(self, points: Sequence[Point], rows: NDArray[np.float32]) -> None:
         import qdrant_edge as engine
 
-        self.folder.check_room(WRITTEN_PER_BYTE * rows.nbytes)
+        self.folder.check_free_space(FILE_BYTES_PER_VECTOR_BYTE * rows.nbytes)
         with self._writing:
             first, fresh = len(self._entries), dict[str, int]()
             for point in points:
@@ -95,7 +96,7 @@ class PrivateShard:
                     fresh.setdefault(point.id, first + len(fresh))
             numbers = [self._numbers[point.id] if point.id in self._numbers else fresh[point.id] for point in points]
             self._entries += [("", "", "")] * len(fresh)
-            for number, point in zip(numbers, points, strict=True):  # before a query can find them
+            for number, point in zip(numbers, points, strict=True):  # before queries can find them
                 self._entries[number] = point.id, point.product, point.image
             new = [
                 engine.Point(number, row.tolist(), mapping.to_payload(point))
@@ -142,7 +143,7 @@ class PrivateShard:
             for row in rows
         ]
         answers = self.shard.query_batch(engine.QueryBatchRequest(requests))
-        # What a damaged shard does in silence: the count is right, and queries find nothing.
+        # A damaged shard may fail silently: the count is right, but queries find nothing.
         is_short = filter is None and threshold is None and min(map(len, answers), default=0) < min(limit, count)
         if is_short and (damage := self.find_damage()):
             raise Damaged(damage)
@@ -164,7 +165,7 @@ class PrivateShard:
         ]
 
     def page(self, offset: Any, limit: int) -> tuple[list[tuple[str, int]], Any]:
-        """Return (id, seq) of some points, and the offset of the next ones or None."""
+        """Return (id, seq) of up to `limit` points, and the offset of the next page or None."""
         import qdrant_edge as engine
 
         request = engine.ScrollRequest(offset=offset, limit=limit, with_payload=[mapping.SEQ], with_vector=False)
@@ -175,27 +176,27 @@ class PrivateShard:
     def find_damage(self, *, thoroughly: bool = False) -> str:
         """Return how the shard differs from what was written to it, or an empty string.
 
-        thoroughly: look at the number of every point too, 0.1 s for 100,000. Raises what the engine raises.
+        thoroughly: also check the number of every point, 0.1 s for 100,000. Raises what the engine raises.
         """
-        with self._writing:  # between an update and its entry nothing can be said
+        with self._writing:  # during an update, the counts may differ
             found = self.shard.info().points_count
             if found != len(self._numbers):
-                return f"it holds {found} points, {len(self._numbers)} were written"
+                return f"it contains {found} points, but {len(self._numbers)} were written"
             if thoroughly and self._stored_numbers() != set(self._numbers.values()):
-                return "the ids of its points are not those that were written"
+                return "the ids of its points differ from those written"
             score = self._probe_score()
             if not score >= PROBE_SCORE_MIN:  # NaN too
-                return f"a stored vector finds itself with a score of {score:.3f}"
+                return f"a stored vector finds itself with a score of only {score:.3f}"
         return ""
 
-    def leave_to_parent(self) -> None:
-        """In a forked child: let go of the parent's shard without destroying it.
+    def detach_after_fork(self) -> None:
+        """In a forked child, drop the parent's shard without destroying it.
 
-        A query on it hangs, and its destructor would write to the files that the parent is using.
+        A query on it hangs, and its destructor would write to the parent's files.
         """
         never_destroy(self.shard)
         self.discard.detach()
-        self.folder.leave_to_parent()
+        self.folder.detach_after_fork()
 
     def _stored_numbers(self) -> set[Any]:
         import qdrant_edge as engine
@@ -214,7 +215,7 @@ class PrivateShard:
 
         if not self._numbers:
             return 1.0
-        if self._probe is None:  # it was deleted: any other
+        if self._probe is None:  # it was deleted: use any other point
             records, _ = self.shard.scroll(engine.ScrollRequest(limit=1, with_payload=False, with_vector=True))
             vector: Any = records[0].vector
         else:
@@ -230,15 +231,15 @@ def _config(dim: int) -> Any:
 
     return engine.EdgeConfig(
         vectors=engine.EdgeVectorParams(size=dim, distance=engine.Distance.Cosine),
-        # m=0 is a flat scan; the other two have no effect then, but must be given.
+        # m=0 is a flat scan. Then the next two have no effect, but they are required.
         hnsw_config=engine.HnswIndexConfig(m=0, ef_construct=100, full_scan_threshold=10_000, max_indexing_threads=1),
-        # Of the engine's codes this one is made on writing. Int8 needs optimize(), which stops the whole process for
-        # 1 s and more at 100,000 points, twice the time for a query, and as many candidates for the same recall.
+        # The only quantization that the engine applies on writing. Int8 needs optimize(), which stops the whole process
+        # for 1 s and more at 100,000 points; its queries take twice as long, with as many candidates for equal recall.
         quantization_config=engine.TurboQuantQuantizationConfig(
             bits=engine.TurboQuantBitSize.Bits4, memory=engine.Memory.Pinned
         ),
         max_search_threads=1,
-        wal_enabled=False,  # the feed refills a lost shard
+        wal_enabled=False,  # not needed: the feed refills a lost shard
     )
 
 
@@ -254,19 +255,19 @@ def _search_params(count: int, limit: int) -> Any:
 
 
 def is_engine_error(error: BaseException) -> bool:
-    """Say whether it can be the engine's: plain Exception, or for a Rust panic PanicException, a BaseException."""
+    """Return whether it may be the engine's: an Exception, or a Rust panic's PanicException (a BaseException)."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 @contextmanager
-def engine_errors(attempt: str) -> Iterator[None]:
-    """Raise StoreUnavailable for what the engine raises."""
+def engine_errors(action: str) -> Iterator[None]:
+    """Translate the engine's errors to StoreUnavailable."""
     try:
         yield
     except BaseException as error:
         if not is_engine_error(error):
             raise  # KeyboardInterrupt, SystemExit
-        raise StoreUnavailable(f"Could not {attempt}: {type(error).__name__}: {error}") from error
+        raise StoreUnavailable(f"Could not {action}: {type(error).__name__}: {error}") from error
 
 
 def _discard(shard: EdgeShard, folder: PrivateFolder) -> None:

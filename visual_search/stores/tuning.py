@@ -1,4 +1,4 @@
-"""How a Qdrant collection is laid out, indexed and searched: one dict a concept, each key with its default and reason.
+"""Options for storing, indexing and searching a Qdrant collection: groups of options with defaults and reasons.
 
 None leaves a value to the server.
 """
@@ -12,28 +12,28 @@ from typing import Any, Literal
 from visual_search.exceptions import ConfigurationError
 from visual_search.stores.connection import engine_models
 
-Concept = Mapping[str, Any]
+OptionGroup = Mapping[str, Any]
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "vectors": {
-        "on_disk": True,  # full vectors are read for rescoring alone; what every search reads stays in memory
+        "on_disk": True,  # full vectors are only read for rescoring; the data that every search reads stays in memory
     },
     "quantization": {  # int8: a quarter of the memory
-        "quantile": 0.99,  # Qdrant's advice: the outermost 1 % would stretch the scale of all others
+        "quantile": 0.99,  # Qdrant's advice: the outermost 1 % would widen the scale for all others
         "always_ram": True,
     },
     "hnsw": {
-        "m": 16,  # Qdrant's default; 32 for recall at many millions, at twice the memory of the graph
-        "ef_construct": 128,  # above Qdrant's 100: built once, searched often
+        "m": 16,  # Qdrant's default; 32 gives better recall at many millions of points, but doubles the graph's memory
+        "ef_construct": 128,  # higher than Qdrant's 100, because the graph is built once and searched often
         "full_scan_threshold": None,
         "max_indexing_threads": None,
         "on_disk": None,
         "payload_m": None,
     },
     "search": {
-        "hnsw_ef": 128,  # raised by the server where a search wants more points than that
-        "rescore": True,  # int8 finds the candidates, full vectors give the scores that are shown and thresholded
-        "oversampling": 2.0,  # candidates for each point wanted
+        "hnsw_ef": 128,  # the server raises it if a search asks for more points
+        "rescore": True,  # int8 finds the candidates, full vectors give the scores shown and thresholded
+        "oversampling": 2.0,  # candidates per requested point
     },
     "optimizers": dict.fromkeys(
         (
@@ -48,36 +48,36 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         )
     ),
     "cluster": {
-        "shard_number": None,  # fixed when a collection is made; the server takes the number of its nodes
-        "replication_factor": None,  # 2 or more lets a node fail
-        "write_consistency_factor": None,  # replicas that must have a write before it counts
-        "write_ordering": "medium",  # through one replica at a time, so "newer than" means the same on all of them
+        "shard_number": None,  # fixed on creation; by default, the number of nodes
+        "replication_factor": None,  # 2 or more tolerates the failure of a node
+        "write_consistency_factor": None,  # replicas that must confirm a write
+        "write_ordering": "medium",  # through one replica at a time, so that "newer than" means the same on all of them
     },
 }
 
 
 class Tuning:
-    """The options as given, checked, over the defaults."""
+    """The given options, checked and merged with the defaults."""
 
-    def __init__(self, **given: Concept | Literal[False] | None) -> None:
-        """Raises ConfigurationError for a key that there is not, with the nearest one."""
+    def __init__(self, **given: OptionGroup | Literal[False] | None) -> None:
+        """Raises ConfigurationError for an unknown key, suggesting the closest known one."""
         self.is_quantized = given.get("quantization") is not False
-        self.values = {concept: _merged(concept, given.get(concept) or {}) for concept in DEFAULTS}
+        self.values = {group: _with_defaults(group, given.get(group) or {}) for group in DEFAULTS}
 
-    def kept(self) -> dict[str, Any]:
-        """Return what the collection's metadata remembers of how it was made; searches may change at any time."""
-        kept: dict[str, Any] = {name: values for name, values in self.values.items() if name != "search"}
-        return kept | {"quantization": self.values["quantization"] if self.is_quantized else None}
+    def to_metadata(self) -> dict[str, Any]:
+        """Return the options to store in the collection's metadata: all but `search`, which may change at any time."""
+        metadata: dict[str, Any] = {name: values for name, values in self.values.items() if name != "search"}
+        return metadata | {"quantization": self.values["quantization"] if self.is_quantized else None}
 
-    def creation(self, dim: int) -> dict[str, Any]:
-        """Return the arguments that a collection is made with."""
+    def create_arguments(self, dim: int) -> dict[str, Any]:
+        """Return the arguments that create a collection."""
         models = engine_models()
         cluster = {name: value for name, value in self.values["cluster"].items() if name != "write_ordering"}
         vectors = models.VectorParams(size=dim, distance=models.Distance.COSINE, **self.values["vectors"])
         return {"vectors_config": vectors, "quantization_config": self._quantization(), **self._indexing(), **cluster}
 
-    def update(self) -> dict[str, Any]:
-        """Return the arguments that bring an existing collection to these options; its shards stay as they are."""
+    def update_arguments(self) -> dict[str, Any]:
+        """Return the arguments that apply these options to an existing collection. Its shards don't change."""
         models = engine_models()
         factors = {name: self.values["cluster"][name] for name in ("replication_factor", "write_consistency_factor")}
         return {
@@ -112,13 +112,13 @@ class Tuning:
         }
 
 
-def _merged(concept: str, given: Concept) -> dict[str, Any]:
-    known = DEFAULTS[concept]
+def _with_defaults(group: str, given: OptionGroup) -> dict[str, Any]:
+    known = DEFAULTS[group]
     if not isinstance(given, Mapping):
-        raise ConfigurationError(f"The store's option {concept!r} is {given!r}; a dict was wanted.")
+        raise ConfigurationError(f"The store's option {group!r} is {given!r}; expected a dict.")
     for key in given:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known)}."
-            raise ConfigurationError(f"The store's option {concept!r} has no key {key!r}. {hint}")
+            hint = f"Did you mean {near[0]!r}?" if near else f"Known keys: {', '.join(known)}."
+            raise ConfigurationError(f"The store's option {group!r} has no key {key!r}. {hint}")
     return {**known, **given}

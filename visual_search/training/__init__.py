@@ -1,5 +1,6 @@
-"""Fine-tune a dual encoder on the shop's own photos: the image side learns, the text side stays as it is.
+"""Fine-tune a dual encoder on the shop's own photos: the image side is trained, the text side is frozen.
 
-`data` gathers what is learned from, `weights` says which weights learn, `losses` what is wanted of them, `trainer` is
-the loop, `comparison` the table and the gate, `output` the folder that comes out. Torch is imported inside functions.
+`data` gathers photos, pictures and captions; `weights` chooses which weights are trained; `losses` holds the loss;
+`trainer` does one step and `fine_tuning` the whole job; `comparison` makes the table before and after and the gate;
+`output` writes the checkpoint. Torch is imported inside functions.
 """

@@ -1,4 +1,4 @@
-"""What each step learns from: photos, one catalogue picture of each of their products, and its caption."""
+"""Make the training batches: photos, and one catalogue picture of each of their products."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-VARIANT_SHARE = 0.5  # of the catalogue pictures that are shown as variants; the others as the index holds them
-GROUNDS = 8  # other photos that may stand behind a product, drawn anew for each step
-PASSES = 2000  # variants that an epoch makes at least where it has catalogue pictures alone
+VARIANT_SHARE = 0.5  # of the catalogue pictures, shown as variants; the others as the index holds them
+GROUNDS = 8  # other photos that may become a product's background, drawn again for each step
+MIN_VARIANTS = 2000  # in an epoch that has only catalogue pictures
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,11 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """images: n photos, then one picture of each of the m products. products: (n,) which of the m a photo shows."""
+    """The input of one training step.
+
+    images: n photos, then one picture of each of the m products. keys: of the m products. products: (n,) the index in
+    `keys` of each photo's product.
+    """
 
     images: list[Image]
     keys: list[str]
@@ -45,7 +49,7 @@ class Batch:
 class Batches:
     """The batches of every epoch: the same for the same seed, in whatever order they are drawn.
 
-    photos: what is learned from; without any, each catalogue picture is, as a phone would see it.
+    photos: to train on; if empty, phone-like variants of the catalogue pictures take their place.
     pictures: the catalogue pictures of each product, the main one first.
     size: photos in a batch. strength: see variants.phone_like.
     """
@@ -62,7 +66,7 @@ class Batches:
         self.strength = strength
         if not photos:
             every = [picture for product in pictures.values() for picture in product]
-            photos = every * -(-PASSES // len(every))
+            photos = every * -(-MIN_VARIANTS // len(every))
             self.strength = 1.0
         self.photos, self.pictures, self.seed = photos, pictures, seed
         self.size = min(size, len(photos))
@@ -71,13 +75,13 @@ class Batches:
         return len(self.photos) // self.size
 
     def epoch(self, number: int) -> Iterator[Batch]:
-        """Yield the epoch's batches; each is drawn while the one before is learned from."""
+        """Yield the epoch's batches; draw each in a thread while the previous one is in use."""
         with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
-            coming = thread.submit(self.draw, number, 0)
+            upcoming = thread.submit(self.draw, number, 0)
             for step in range(len(self)):
-                batch = coming.result()
+                batch = upcoming.result()
                 if step + 1 < len(self):
-                    coming = thread.submit(self.draw, number, step + 1)
+                    upcoming = thread.submit(self.draw, number, step + 1)
                 yield batch
 
     def draw(self, epoch: int, step: int) -> Batch:
@@ -85,22 +89,22 @@ class Batches:
         import numpy as np
 
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.photos))
-        dice = np.random.default_rng([self.seed, epoch, step])
+        rng = np.random.default_rng([self.seed, epoch, step])
         chosen = [self.photos[at] for at in order[step * self.size : (step + 1) * self.size]]
         keys, products = np.unique([photo.product for photo in chosen], return_inverse=True)
-        grounds = [self.photos[at].open() for at in dice.integers(len(self.photos), size=GROUNDS)]
-        images = [self._vary(photo, dice, grounds) for photo in chosen]
+        grounds = [self.photos[at].open() for at in rng.integers(len(self.photos), size=GROUNDS)]
+        images = [self._vary(photo, rng, grounds) for photo in chosen]
         for key in keys:
             pictures = self.pictures[key]
-            picture = pictures[int(dice.integers(len(pictures)))]
-            is_varied = dice.random() < VARIANT_SHARE
-            images.append(self._vary(picture, dice, grounds) if is_varied else picture.open())
+            picture = pictures[int(rng.integers(len(pictures)))]
+            is_varied = rng.random() < VARIANT_SHARE
+            images.append(self._vary(picture, rng, grounds) if is_varied else picture.open())
         return Batch(images, [str(key) for key in keys], products)
 
-    def _vary(self, example: Example, dice: np.random.Generator, grounds: Sequence[Image]) -> Image:
+    def _vary(self, example: Example, rng: np.random.Generator, grounds: Sequence[Image]) -> Image:
         from PIL.Image import Transpose
 
         image = example.open()
-        if dice.random() < 0.5:
+        if rng.random() < 0.5:
             image = image.transpose(Transpose.FLIP_LEFT_RIGHT)
-        return phone_like(image, dice, strength=self.strength, grounds=grounds) if self.strength else image
+        return phone_like(image, rng, strength=self.strength, grounds=grounds) if self.strength else image

@@ -1,4 +1,4 @@
-"""What a fine-tuning changed: the same questions before and after, and the gate that text search has to pass."""
+"""Compare searches before and after a fine-tuning, and check the gate for text search."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
     Ranks = NDArray[np.int64]
 
-QUESTIONS_MAX = 2_000  # photos of one kind that are asked, before and after
+QUERIES_MAX = 2_000  # in one evaluation set
 TEXT = "text"
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """One kind of search, asked before and after. Photos or captions, and the product that each should find."""
+class EvaluationSet:
+    """One kind of query, searched before and after: photos or captions, with the product that each should find."""
 
     name: str
     photos: Sequence[Example] = ()
-    captions: Sequence[tuple[str, str]] = ()  # product, words
+    captions: Sequence[tuple[str, str]] = ()  # product, caption
 
     @property
     def products(self) -> list[str]:
@@ -39,7 +39,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One line of the table. Rates from 0 to 1; `…_gain` is after less before, with its paired 95 % interval."""
+    """One line of the table: metrics from 0 to 1 by name. gain: after minus before, with its paired 95 % interval."""
 
     name: str
     count: int
@@ -48,74 +48,75 @@ class Change:
     gain: dict[str, Interval]
 
 
-def make_questions(
+def make_evaluation_sets(
     split: ProductSplit, photos: Sequence[Example], captions: Mapping[str, str], *, kind: str
-) -> list[Question]:
-    """Return what is asked, of products that were learned and of products that were not.
+) -> list[EvaluationSet]:
+    """Return the evaluation sets: photos and text, each of learned products and of others.
 
-    photos: none that is learned from. kind: what they are, `photos` or `variants`.
+    photos: none that is trained on. kind: `photos` or `variants`.
     """
     learned, held_out = set(split.learned), set(split.held_out)
     others = held_out | set(split.stopping)
-    asked = [
-        Question(f"{kind}, learned products", [photo for photo in photos if photo.product in learned]),
-        Question(f"{kind}, held-out products", [photo for photo in photos if photo.product in held_out]),
-        Question(f"{TEXT}, learned products", captions=[pair for pair in captions.items() if pair[0] in learned]),
-        Question(f"{TEXT}, other products", captions=[pair for pair in captions.items() if pair[0] in others]),
+    sets = [
+        EvaluationSet(f"{kind}, learned products", [photo for photo in photos if photo.product in learned]),
+        EvaluationSet(f"{kind}, held-out products", [photo for photo in photos if photo.product in held_out]),
+        EvaluationSet(f"{TEXT}, learned products", captions=[pair for pair in captions.items() if pair[0] in learned]),
+        EvaluationSet(f"{TEXT}, other products", captions=[pair for pair in captions.items() if pair[0] in others]),
     ]
-    return [_bounded(question) for question in asked if question.products]
+    return [_limited(one) for one in sets if one.products]
 
 
-def ask_all(
-    trainer: Trainer, questions: Sequence[Question], pictures: Mapping[str, Sequence[Example]]
+def rank_all(
+    trainer: Trainer, sets: Sequence[EvaluationSet], pictures: Mapping[str, Sequence[Example]]
 ) -> dict[str, Ranks]:
-    """Return, by the question's name, the place of each asked product among all, 1 for the first; by exact search.
+    """Return, by the name of the evaluation set, the rank of each query's product among all, 1 for the first.
 
-    A product counts by its best picture, as in a search. Of equal scores the own one comes last.
+    The search is exact, and a product counts by its best picture, as in a search. Among equal scores the right product
+    comes last.
     """
     gallery = trainer.embed_examples([example for examples in pictures.values() for example in examples])
-    return {question.name: _ranks(trainer, question, pictures, gallery) for question in questions}
+    return {one.name: _ranks(trainer, one, pictures, gallery) for one in sets}
 
 
 def _ranks(
-    trainer: Trainer, question: Question, pictures: Mapping[str, Sequence[Example]], gallery: FloatArray
+    trainer: Trainer, evaluation_set: EvaluationSet, pictures: Mapping[str, Sequence[Example]], gallery: FloatArray
 ) -> Ranks:
     import numpy as np
 
-    place = {product: at for at, product in enumerate(pictures)}
+    columns = {product: at for at, product in enumerate(pictures)}
     starts = np.cumsum([0, *(len(examples) for examples in pictures.values())])[:-1]
-    if question.photos:
-        vectors = trainer.embed_examples(question.photos)
+    if evaluation_set.photos:
+        vectors = trainer.embed_examples(evaluation_set.photos)
     else:
-        vectors = trainer.embed_captions([words for _, words in question.captions])
+        vectors = trainer.embed_captions([caption for _, caption in evaluation_set.captions])
     scores = np.maximum.reduceat(vectors @ gallery.T, starts, axis=1)
-    own = scores[np.arange(len(scores)), [place[product] for product in question.products]]
+    own = scores[np.arange(len(scores)), [columns[product] for product in evaluation_set.products]]
     ranks: Ranks = (scores >= own[:, None]).sum(axis=1)
     return ranks
 
 
-def compare(question: Question, before: Ranks, after: Ranks) -> Change:
+def compare(evaluation_set: EvaluationSet, before: Ranks, after: Ranks) -> Change:
     """Return one line of the table."""
-    old, new = measures(before), measures(after)
-    gains = {name: interval(new[name] - old[name], question.products) for name in old}
-    return Change(question.name, len(before), rates_of(before), rates_of(after), gains)
+    old, new = metrics_of(before), metrics_of(after)
+    gains = {name: interval(new[name] - old[name], evaluation_set.products) for name in old}
+    return Change(evaluation_set.name, len(before), mean_metrics(before), mean_metrics(after), gains)
 
 
-def rates_of(ranks: Ranks) -> dict[str, float]:
-    """Return the means of `measures`."""
-    return {name: float(values.mean()) for name, values in measures(ranks).items()}
+def mean_metrics(ranks: Ranks) -> dict[str, float]:
+    """Return the mean of each metric of `metrics_of`."""
+    return {name: float(values.mean()) for name, values in metrics_of(ranks).items()}
 
 
-def measures(ranks: Ranks) -> dict[str, NDArray[np.float64]]:
-    """Return what each rank counts for, by the measure's name: (n,) each, from 0 to 1."""
+def metrics_of(ranks: Ranks) -> dict[str, NDArray[np.float64]]:
+    """Return the value of each metric for each rank: (n,) by the metric's name, from 0 to 1."""
     import numpy as np
 
     hits = {f"hit_at_{k}": (ranks <= k).astype(np.float64) for k in (1, 10)}
     return hits | {"mrr": np.reciprocal(ranks.astype(np.float64))}
 
 
-def lost_text(changes: Sequence[Change], *, margin: float) -> list[str]:
-    """Return a sentence on each kind of text search that lost more than `margin` of its hit rate at 10."""
+def text_regressions(changes: Sequence[Change], *, margin: float) -> list[str]:
+    """Return a line for each text evaluation set whose hit rate at 10 fell by more than `margin`."""
     return [
         f"{change.name}: hit@10 fell from {change.before['hit_at_10']:.1%} to {change.after['hit_at_10']:.1%}, by more "
         f"than the {margin:.1%} allowed"
@@ -136,6 +137,6 @@ def table(changes: Sequence[Change]) -> list[str]:
     return lines
 
 
-def _bounded(question: Question) -> Question:
-    step = -(-len(question.products) // QUESTIONS_MAX)
-    return Question(question.name, question.photos[::step], question.captions[::step])
+def _limited(one: EvaluationSet) -> EvaluationSet:
+    step = -(-len(one.products) // QUERIES_MAX)
+    return EvaluationSet(one.name, one.photos[::step], one.captions[::step])

@@ -1,4 +1,4 @@
-"""Gather what is learned from: labelled photos, the catalogue's pictures, and its captions."""
+"""Gather the training data: labelled photos, the catalogue's pictures and its captions."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from visual_search.training.batches import Example
 from visual_search.vision.images import decode_photo, encode_jpeg, open_product_image
 
 if TYPE_CHECKING:
-    from visual_search.quality.labelled import Labelled, LabelledQuery
+    from visual_search.quality.labelled import LabelledQueries, LabelledQuery
 
-GALLERY_MAX = 2_000  # products that the table before and after searches among, those with photos first
-PHOTOS_MAX = 20_000  # held in memory as small JPEGs, about 0.6 GB
-SMALL_SIDES = 1.5  # of the model's input: a crop of a half still has pixels for it
+GALLERY_MAX = 2_000  # products read, those with photos first; the table before and after searches among them
+PHOTOS_MAX = 20_000  # kept in memory as small JPEGs, about 0.6 GB
+JPEG_SCALE = 1.5  # of the model's input size: a crop of half the picture still has enough pixels
 
 
 @dataclass(slots=True)
 class TrainingData:
-    """What there is, before it is divided.
+    """All photos, pictures and captions, before the products are split.
 
     pictures: of each product, the main one first; every product here has one. captions: of some products or of
-    none. photos: of products that have pictures. report_photos: never learned from. problems: what was left out, a line
-    each. notes: what was done without being asked.
+    none. photos: of products that have pictures. report_photos: never trained on. problems: a line for each item that
+    was left out. notes: a line for each limit that was applied.
     """
 
     pictures: dict[str, list[Example]] = field(default_factory=dict)
@@ -39,20 +39,20 @@ class TrainingData:
     notes: list[str] = field(default_factory=list)
 
     def learnable(self) -> set[str]:
-        """Return the products that can be learned from: those with photos, or all where there is no photo."""
+        """Return the products that can be trained on: those with photos, or all if there are no photos."""
         return {photo.product for photo in self.photos} or set(self.pictures)
 
 
 def gather(
-    photos: Labelled | None, report_photos: Labelled | None = None, *, input_size_px: int, seed: int
+    photos: LabelledQueries | None, report_photos: LabelledQueries | None = None, *, input_size_px: int, seed: int
 ) -> TrainingData:
-    """Read photos and pictures as small JPEGs. What can't be read is listed in `problems` and left out.
+    """Read photos and pictures as small JPEGs; list what can't be read in `problems` and leave it out.
 
-    photos: to learn from; None where the shop has none. report_photos: for the table alone.
-    Raises ConfigurationError if no photo of a file can be used, or no picture of the catalogue.
+    photos: to train on; None if the shop has none. report_photos: only for the table before and after.
+    Raises ConfigurationError if none of the photos, or no picture of the catalogue, can be used.
     """
     data = TrainingData()
-    longest = round(SMALL_SIDES * input_size_px)
+    longest = round(JPEG_SCALE * input_size_px)
     files = [labelled for labelled in (photos, report_photos) if labelled is not None]
     wanted = {key for labelled in files for query in labelled.queries for key in query.products}
     _read_catalog(data, wanted, longest, seed=seed)
@@ -62,28 +62,28 @@ def gather(
         data.problems += labelled.problems
     if photos is not None:
         if (count := len(photos.queries)) > PHOTOS_MAX:
-            data.notes.append(f"Of {count} photos, {PHOTOS_MAX} are learned from, drawn at random.")
+            data.notes.append(f"Of {count} photos, {PHOTOS_MAX} are used, drawn at random.")
         data.photos = _read_photos(data, _sample(photos.queries, seed), longest)
         if not data.photos:
             first = f" The first problem: {data.problems[0]}." if data.problems else ""
-            raise ConfigurationError(f"None of the photos can be learned from.{first}")
+            raise ConfigurationError(f"None of the photos can be used.{first}")
     if report_photos is not None:
         data.report_photos = _read_photos(data, report_photos.queries, longest)
     return data
 
 
 def has_captions(catalog: Catalog) -> bool:
-    """Say whether the shop has told us what products are in words."""
+    """Return whether the catalogue describes its products in words."""
     return bool(catalog.text) or type(catalog).caption is not Catalog.caption
 
 
 def usable_captions(captions: dict[str, str]) -> tuple[dict[str, str], str]:
-    """Return the captions that can be learned from, and why there are none."""
+    """Return the captions that can be trained on; if there are none, also the reason, otherwise ""."""
     if not captions:
-        return {}, "The catalogue has no text (Catalog.text): photos are learned from pictures alone."
+        return {}, "The catalogue has no text (Catalog.text): the training uses pictures only."
     if len(set(captions.values())) < 2:
         (caption,) = set(captions.values())
-        return {}, f"All products have the caption {caption[:60]!r}, which tells none apart: it is not learned from."
+        return {}, f"All products have the same caption, {caption[:60]!r}: the training uses pictures only."
     return captions, ""
 
 
@@ -98,15 +98,13 @@ def _read_catalog(data: TrainingData, wanted: set[str], longest: int, *, seed: i
         others = [key for key in keys if key not in chosen]
         free = max(0, GALLERY_MAX - len(chosen))
         chosen |= {others[at] for at in np.random.default_rng(seed).permutation(len(others))[:free]}
-        data.notes.append(
-            f"Of {len(keys)} products, {len(chosen)} are read: those with photos, and others at random to search among."
-        )
+        data.notes.append(f"Of {len(keys)} products, {len(chosen)} are read: those with photos, and others at random.")
     else:
         chosen = set(keys)
     is_captioned = has_captions(catalog)
     for start in range(0, len(keys), 500):
-        slice_ = [key for key in keys[start : start + 500] if key in chosen]
-        for product in products.filter(pk__in=slice_):
+        batch = [key for key in keys[start : start + 500] if key in chosen]
+        for product in products.filter(pk__in=batch):
             _read_product(data, catalog, product, longest, is_captioned=is_captioned)
 
 
@@ -134,7 +132,7 @@ def _read_photos(data: TrainingData, queries: Iterable[LabelledQuery], longest: 
         if query.photo is None:
             continue
         if not known:
-            data.problems.append(f"{query.photo}: {', '.join(query.products)} has no picture that can be read")
+            data.problems.append(f"{query.photo}: product {', '.join(query.products)} has no picture that can be read")
             continue
         try:
             image = decode_photo(

@@ -1,4 +1,4 @@
-"""The whole job: ask, learn, look after each epoch whether to go on, and ask again."""
+"""Run a whole fine-tuning: measure, train with early stopping, and measure again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from visual_search.exceptions import ConfigurationError
 from visual_search.quality.variants import phone_like
 from visual_search.training.batches import Batches, Example
-from visual_search.training.comparison import Change, Question, ask_all, compare, make_questions, rates_of
+from visual_search.training.comparison import (
+    Change,
+    EvaluationSet,
+    compare,
+    make_evaluation_sets,
+    mean_metrics,
+    rank_all,
+)
 from visual_search.training.data import TrainingData, usable_captions
 from visual_search.training.output import load_state, save_state
 from visual_search.training.splits import ProductSplit
@@ -24,23 +31,23 @@ from visual_search.vision.images import encode_jpeg
 if TYPE_CHECKING:
     from visual_search.vision.checkpoints import Checkpoint
 
-STOPPING = "stopping"  # the question that says when to stop
-STAND_IN_SEED = 1_000_003  # no epoch has this number, so none learns from the very variants that are asked with
-PATIENCE = 2  # epochs without a gain on the products set aside for it
-STOPPING_PHOTOS = 500  # looked at after each epoch
-SET_ASIDE_EACH = 10  # one photo in so many of each learned product is kept for the table, if no others are given
+STOPPING = "stopping"  # the evaluation set for early stopping
+VARIANT_SEED = 1_000_003  # no epoch has this number, so none trains on the variants used for evaluation
+PATIENCE = 2  # epochs without a gain on the stopping products
+STOPPING_PHOTOS = 500  # searched after each epoch
+HOLD_OUT_EVERY = 10  # every tenth photo of each learned product is for the table, if no report photos are given
 
 
 class Bar(Protocol):
     """A progress bar."""
 
     def advance(self, count: int = 1) -> None:
-        """Note that so many more are done."""
+        """Add `count` to the number of items done."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Everything that a fine-tuning is made of; the same job gives the same weights on the same machine."""
+    """The input of a fine-tuning; the same job gives the same weights on the same machine."""
 
     folder: Path
     checkpoint: Checkpoint
@@ -53,7 +60,7 @@ class Job:
 
 @dataclass(slots=True)
 class Progress:
-    """How far a training is. best_epoch: 1 for the first. before: ranks by the question's name."""
+    """The progress of a training. best_epoch: 1 for the first. before: ranks by the name of the evaluation set."""
 
     epoch: int = 0
     best_epoch: int = 0
@@ -63,23 +70,23 @@ class Progress:
 
 
 class FineTuning:
-    """A job on its way. say: takes a line for people. bar: makes a progress bar of so many photos, with a label."""
+    """A running job. write_line: prints a line. bar: makes a progress bar from a number of photos and a label."""
 
     def __init__(
-        self, job: Job, *, say: Callable[[str], object], bar: Callable[[int, str], AbstractContextManager[Bar]]
+        self, job: Job, *, write_line: Callable[[str], object], bar: Callable[[int, str], AbstractContextManager[Bar]]
     ) -> None:
-        self.job, self.say, self.bar = job, say, bar
+        self.job, self.write_line, self.bar = job, write_line, bar
         self.base = job.checkpoint.fingerprint()
         self.captions, why_not = usable_captions(job.data.captions)
         if why_not:
-            say(why_not)
+            write_line(why_not)
         learned = set(job.split.learned)
-        photos, asked = self._divide_photos(learned)
+        photos, evaluation_photos = self._divide_photos(learned)
         recipe = job.recipe
         pictures = {key: job.data.pictures[key] for key in job.split.learned}
         self.batches = Batches(photos, pictures, size=recipe.batch, seed=recipe.seed, strength=recipe.strength)
         if self.batches.size < recipe.batch:
-            say(f"{self.batches.size} photos are fewer than a batch of {recipe.batch}: they make one batch.")
+            write_line(f"{self.batches.size} photos are fewer than a batch of {recipe.batch}: they make one batch.")
         self.trainer = Trainer(
             job.checkpoint,
             {key: text for key, text in self.captions.items() if key in learned},
@@ -89,51 +96,48 @@ class FineTuning:
             memory_bytes=job.memory_bytes,
         )
         kind = "photos" if job.data.photos else "variants"
-        self.questions = make_questions(job.split, asked, self.captions, kind=kind)
-        stopping = [photo for photo in asked if photo.product in set(job.split.stopping)]
-        self.stopping = [Question(STOPPING, stopping[:: -(-len(stopping) // STOPPING_PHOTOS)])] if stopping else []
+        self.evaluation_sets = make_evaluation_sets(job.split, evaluation_photos, self.captions, kind=kind)
+        stopping = [photo for photo in evaluation_photos if photo.product in set(job.split.stopping)]
+        self.stopping = [EvaluationSet(STOPPING, stopping[:: -(-len(stopping) // STOPPING_PHOTOS)])] if stopping else []
         if not stopping:
-            say("No product is set aside to stop early by: every epoch is run, and the last one counts.")
-        self.done = Progress()
-        self.best: dict[str, Any] = {}
+            write_line("No products are set aside for early stopping: every epoch runs, and the last one counts.")
+        self.progress = Progress()
+        self.best_weights: dict[str, Any] = {}
 
     def run(self, *, is_resumed: bool = False) -> list[Change]:
-        """Learn, and return the table; the checkpoint holds the best epoch's weights then. Writes no checkpoint."""
+        """Train, leave the best epoch's weights in the checkpoint, and return the table. Write no checkpoint."""
         import numpy as np
 
         if is_resumed:
             self._resume()
-        if not self.done.before:
-            before = ask_all(self.trainer, [*self.questions, *self.stopping], self.job.data.pictures)
-            self.done.before = {name: ranks.tolist() for name, ranks in before.items()}
+        if not self.progress.before:
+            before = rank_all(self.trainer, [*self.evaluation_sets, *self.stopping], self.job.data.pictures)
+            self.progress.before = {name: ranks.tolist() for name, ranks in before.items()}
             if self.stopping:
-                self.say(f"Before: {_said(rates_of(before[STOPPING]))}")
-        while self.done.epoch < self.job.recipe.epochs and not self._is_enough():
-            self._learn_epoch()
+                self.write_line(f"Before: {_format_rates(mean_metrics(before[STOPPING]))}")
+        while self.progress.epoch < self.job.recipe.epochs and not self._should_stop():
+            self._train_epoch()
             save_state(self.job.folder, self._state())
-        self.trainer.take(self.best)
-        if self.stopping and self.done.best_score < rates_of(np.array(self.done.before[STOPPING]))["mrr"]:
-            self.say("No epoch finds the products set aside better than it was before: look twice at the table.")
-        after = ask_all(self.trainer, self.questions, self.job.data.pictures)
-        return [
-            compare(question, np.array(self.done.before[question.name]), after[question.name])
-            for question in self.questions
-        ]
+        self.trainer.load_weights(self.best_weights)
+        if self.stopping and self.progress.best_score < mean_metrics(np.array(self.progress.before[STOPPING]))["mrr"]:
+            self.write_line("No epoch improved the search for the stopping products: check the table carefully.")
+        after = rank_all(self.trainer, self.evaluation_sets, self.job.data.pictures)
+        return [compare(one, np.array(self.progress.before[one.name]), after[one.name]) for one in self.evaluation_sets]
 
     def report(self) -> dict[str, Any]:
-        """Return what belongs beside the weights: from what, how and on which products they were made."""
+        """Return the report stored beside the weights: the base, the recipe, the products, and each epoch's figures."""
         return {
             "base": self.job.checkpoint.name,
             "base_fingerprint": self.base,
             "recipe": asdict(self.job.recipe),
             "photos": len(self.job.data.photos),
             "products": asdict(self.job.split),
-            "best_epoch": self.done.best_epoch,
-            "epochs": self.done.history,
+            "best_epoch": self.progress.best_epoch,
+            "epochs": self.progress.history,
         }
 
     def identity(self) -> str:
-        """Return a digest of all that decides the weights."""
+        """Return a digest of everything that determines the weights."""
         parts = {
             "checkpoint": self.base,
             "recipe": asdict(self.job.recipe),
@@ -145,64 +149,64 @@ class FineTuning:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def _divide_photos(self, learned: set[str]) -> tuple[list[Example], list[Example]]:
-        """Return the photos to learn from and those to ask with; of products that are not learned, all are asked."""
+        """Return the photos to train on and those to evaluate with, among them all photos of products not learned."""
         data = self.job.data
         if not data.photos:
-            return [], stand_ins(data.pictures, seed=self.job.recipe.seed)
+            return [], main_picture_variants(data.pictures, seed=self.job.recipe.seed)
         photos = [photo for photo in data.photos if photo.product in learned]
         others = [photo for photo in data.photos if photo.product not in learned]
         if data.report_photos:
             return photos, [*others, *data.report_photos]
-        photos, report = set_aside(photos)
+        photos, report = hold_out_photos(photos)
         return photos, [*others, *report]
 
-    def _learn_epoch(self) -> None:
-        number, losses, started = self.done.epoch, [], time.monotonic()
+    def _train_epoch(self) -> None:
+        number, losses, started = self.progress.epoch, [], time.monotonic()
         with self.bar(len(self.batches) * self.batches.size, f"Epoch {number + 1} of {self.job.recipe.epochs}") as bar:
             for batch in self.batches.epoch(number):
                 losses.append(self.trainer.step(batch))
                 bar.advance(len(batch.products))
-        self.done.epoch += 1
-        line = {"loss": sum(losses) / len(losses), "seconds": time.monotonic() - started}
-        said = f"Epoch {number + 1}: loss {line['loss']:.3f}, {line['seconds']:.0f} s"
+        self.progress.epoch += 1
+        figures = {"loss": sum(losses) / len(losses), "seconds": time.monotonic() - started}
+        line = f"Epoch {number + 1}: loss {figures['loss']:.3f}, {figures['seconds']:.0f} s"
         if self.stopping:
-            line |= rates_of(ask_all(self.trainer, self.stopping, self.job.data.pictures)[STOPPING])
-            said += f"; {_said(line)}"
-        self.say(said)
-        self.done.history.append(line)
-        score = line.get("mrr", self.done.epoch)  # of two alike without a score, the later one
-        if score > self.done.best_score:
-            self.done.best_score, self.done.best_epoch = score, self.done.epoch
-            self.best = self.trainer.learned()
+            figures |= mean_metrics(rank_all(self.trainer, self.stopping, self.job.data.pictures)[STOPPING])
+            line += f"; {_format_rates(figures)}"
+        self.write_line(line)
+        self.progress.history.append(figures)
+        score = figures.get("mrr", self.progress.epoch)  # without stopping products, the last epoch is the best
+        if score > self.progress.best_score:
+            self.progress.best_score, self.progress.best_epoch = score, self.progress.epoch
+            self.best_weights = self.trainer.trained_weights()
 
-    def _is_enough(self) -> bool:
-        return self.done.epoch - self.done.best_epoch >= PATIENCE
+    def _should_stop(self) -> bool:
+        return self.progress.epoch - self.progress.best_epoch >= PATIENCE
 
     def _state(self) -> dict[str, Any]:
         return {
             "identity": self.identity(),
-            "done": asdict(self.done),
-            "best": self.best,
+            "done": asdict(self.progress),
+            "best": self.best_weights,
             "trainer": self.trainer.state(),
         }
 
     def _resume(self) -> None:
         state = load_state(self.job.folder)
         if state is None:
-            self.say("No training was kept: starting from the beginning.")
+            self.write_line("No saved training was found: starting from the beginning.")
             return
         if state["identity"] != self.identity():
             raise ConfigurationError(
-                "The kept training is of other photos, products, captions or options. Give the same ones, or leave out "
+                "The saved training used other photos, products, captions or options. Give the same ones, or leave out "
                 "--resume to start again."
             )
-        self.done, self.best = Progress(**state["done"]), state["best"]
+        self.progress, self.best_weights = Progress(**state["done"]), state["best"]
         self.trainer.restore(state["trainer"])
-        self.say(f"Going on after epoch {self.done.epoch}.")
+        self.write_line(f"Resuming after epoch {self.progress.epoch}.")
 
 
-def _said(rates: Mapping[str, float]) -> str:
-    return f"products set aside: hit@10 {rates['hit_at_10']:.1%}, MRR {rates['mrr']:.1%}"
+def _format_rates(rates: Mapping[str, float]) -> str:
+    return f"stopping products: hit@10 {rates['hit_at_10']:.1%}, MRR {rates['mrr']:.1%}"
 
 
 def _digest(examples: Sequence[Example]) -> str:
@@ -212,25 +216,25 @@ def _digest(examples: Sequence[Example]) -> str:
     return digest.hexdigest()
 
 
-def set_aside(photos: Sequence[Example]) -> tuple[list[Example], list[Example]]:
-    """Divide photos into those to learn from and those for the table: every tenth of each product that has so many."""
+def hold_out_photos(photos: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+    """Divide photos into those to train on and those for the table: every tenth of each product."""
     kept: list[Example] = []
-    aside: list[Example] = []
+    held_out: list[Example] = []
     seen: dict[str, int] = {}
     for photo in photos:
         seen[photo.product] = seen.get(photo.product, 0) + 1
-        (aside if seen[photo.product] % SET_ASIDE_EACH == 0 else kept).append(photo)
-    return kept, aside
+        (held_out if seen[photo.product] % HOLD_OUT_EVERY == 0 else kept).append(photo)
+    return kept, held_out
 
 
-def stand_ins(pictures: Mapping[str, Sequence[Example]], *, seed: int) -> list[Example]:
+def main_picture_variants(pictures: Mapping[str, Sequence[Example]], *, seed: int) -> list[Example]:
     """Return two phone-like variants of each product's main picture, for a shop without photos."""
     import numpy as np
 
     made = []
     for place, (product, examples) in enumerate(pictures.items()):
-        dice = np.random.default_rng([seed, STAND_IN_SEED, place])
+        rng = np.random.default_rng([seed, VARIANT_SEED, place])
         for _ in range(2):
-            variant = phone_like(examples[0].open(), dice)
+            variant = phone_like(examples[0].open(), rng)
             made.append(Example(product, encode_jpeg(variant, longest_px=max(variant.size))))
     return made

@@ -1,6 +1,6 @@
-"""The folder that comes out of a fine-tuning, and the state that it goes on from: each is whole or not there.
+"""Write the fine-tuned checkpoint and the state of a training; each is written completely or not at all.
 
-While a training runs, all it keeps stands in a hidden folder beside the one that it is to write.
+A running training keeps its state in a hidden folder beside its output folder.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from visual_search.exceptions import CheckpointMissing, ConfigurationError
 if TYPE_CHECKING:
     from visual_search.vision.checkpoints import Checkpoint
 
-REPORT = "fine_tuning.json"  # what a folder that we wrote is known by
+REPORT = "fine_tuning.json"  # identifies a folder written by fine_tune
 
 
 def state_path(folder: Path) -> Path:
-    """Return where the state of the training that will write `folder` is kept."""
+    """Return the path of the state of the training that will write `folder`."""
     return folder.with_name(f".{folder.name}.training") / "state.pt"
 
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:
-    """Keep the state of a training; a process that is killed meanwhile leaves the one before."""
+    """Save the state of a training; a process that is killed meanwhile leaves the previous state."""
     import torch
 
     path = state_path(folder)
@@ -37,7 +37,7 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
 
 
 def load_state(folder: Path) -> dict[str, Any] | None:
-    """Return the state that was kept, or None. Raises ConfigurationError if it can't be read."""
+    """Return the saved state, or None. Raises ConfigurationError if it can't be read."""
     import torch
 
     path = state_path(folder)
@@ -45,22 +45,22 @@ def load_state(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of pickle and zip, for whatever has become of the file
+    except Exception as error:  # from pickle or zip, depending on the damage
         raise ConfigurationError(
-            f"The kept training in {str(path)!r} can't be read: {type(error).__name__}: {error}. Leave out --resume."
+            f"The saved training in {str(path)!r} can't be read: {type(error).__name__}: {error}. Leave out --resume."
         ) from error
     return state
 
 
-def drop_state(folder: Path) -> None:
-    """Forget a training, and what one that was killed had begun to write."""
+def delete_state(folder: Path) -> None:
+    """Delete the state of a training, and unfinished checkpoints that a killed process left."""
     shutil.rmtree(state_path(folder).parent, ignore_errors=True)
-    for left in folder.parent.glob(f".{folder.name}.*.writing"):
-        shutil.rmtree(left, ignore_errors=True)
+    for unfinished in folder.parent.glob(f".{folder.name}.*.writing"):
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def refuse_other_files(folder: Path, *, force: bool) -> None:
-    """Raise ConfigurationError unless `folder` can be made or is empty, or may be replaced: fine-tuned, with force."""
+def check_output_folder(folder: Path, *, force: bool) -> None:
+    """Raise ConfigurationError unless `folder` is new, empty, or with `force` a fine-tuned checkpoint to replace."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
@@ -69,15 +69,15 @@ def refuse_other_files(folder: Path, *, force: bool) -> None:
     if is_free:
         return
     if not (folder / REPORT).is_file():
-        raise ConfigurationError(f"{str(folder)!r} is there and holds no fine-tuned checkpoint. Name another folder.")
+        raise ConfigurationError(f"{str(folder)!r} exists and holds no fine-tuned checkpoint. Name another folder.")
     if not force:
         raise ConfigurationError(f"{str(folder)!r} holds a fine-tuned checkpoint. Name another folder, or add --force.")
 
 
 def write_checkpoint(checkpoint: Checkpoint, folder: Path, report: dict[str, Any]) -> str:
-    """Write a folder that the CHECKPOINT setting takes, and return its fingerprint.
+    """Write a folder that can be named in the CHECKPOINT setting, and return its fingerprint.
 
-    It is written beside `folder`, loaded again and compared, and takes its name as the last step.
+    The files are written beside `folder`, loaded again and compared; renaming them to `folder` is the last step.
     """
     from visual_search.vision.checkpoints import load_checkpoint, quiet_transformers
 
@@ -91,20 +91,21 @@ def write_checkpoint(checkpoint: Checkpoint, folder: Path, report: dict[str, Any
         fingerprint = load_checkpoint(temporary).fingerprint()
         if fingerprint != (wanted := checkpoint.fingerprint()):
             raise CheckpointMissing(
-                f"What was written loads as {fingerprint!r}, not as {wanted!r}, which was trained: this version of "
-                "transformers does not save a "
-                f"{type(checkpoint.model).__name__} whole. Another version may."
+                f"The written checkpoint loads as {fingerprint!r}, but {wanted!r} was trained: this version of "
+                f"transformers does not save all of a {type(checkpoint.model).__name__}. Try another version."
             )
         (temporary / REPORT).write_text(json.dumps({"fingerprint": fingerprint} | report, indent=1), encoding="utf-8")
         for path in temporary.iterdir():
-            path.chmod(0o644)  # safetensors writes for its owner alone; the web server is often another user
-        _take_place(temporary, folder)
+            path.chmod(
+                0o644
+            )  # safetensors writes files readable only by their owner; the web server is often another user
+        _replace_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return fingerprint
 
 
-def _take_place(written: Path, folder: Path) -> None:
+def _replace_folder(written: Path, folder: Path) -> None:
     old = written.with_name(f"{written.name}.old")
     if folder.exists():
         folder.rename(old)

@@ -1,4 +1,4 @@
-"""Which products are learned from, which say when to stop, and which are kept away to the end."""
+"""Split the products into those to learn, those for early stopping, and those held out to the end."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from visual_search.exceptions import ConfigurationError
 
 HELD_OUT_SHARE = 0.20
 STOPPING_SHARE = 0.12
-SET_ASIDE_MAX = 200  # products each: more says little more, and costs time at each look
-MIN_PRODUCTS = 10  # below it, setting some aside leaves too little on either side
+SET_ASIDE_MAX = 200  # products for stopping, and as many held out: more adds little and costs evaluation time
+MIN_PRODUCTS = 10  # with fewer, none are set aside: too few would be left on either side
 
 
 @dataclass(frozen=True, slots=True)
 class ProductSplit:
-    """Keys of products; no product is in two of them."""
+    """The keys of the products in each part; no product is in two of them.
+
+    learned: trained on. stopping: for early stopping. held_out: only for the table before and after.
+    """
 
     learned: tuple[str, ...]
     stopping: tuple[str, ...] = ()
@@ -25,16 +28,16 @@ class ProductSplit:
 def split_products(
     keys: Collection[str], *, seed: int, held_out: Sequence[str] = (), stopping: Sequence[str] = ()
 ) -> ProductSplit:
-    """Divide products at random, the same way for the same seed and products.
+    """Split products at random; the same seed and products give the same split.
 
-    keys: of products that can be learned from. held_out, stopping: taken as they are where given.
-    Raises ConfigurationError for one that is not among the keys or in both, and if fewer than two are left to learn.
+    keys: of the products that can be trained on. held_out, stopping: used as they are if given.
+    Raises ConfigurationError for a given key that is unknown or in both, and if fewer than two products are left.
     """
     import numpy as np
 
     for name, given in (("--products-held-out", held_out), ("--products-stopping", stopping)):
         if unknown := sorted(set(given) - set(keys)):
-            raise ConfigurationError(f"{name} names {unknown[0]!r}, which has nothing to learn from.")
+            raise ConfigurationError(f"{name} names {unknown[0]!r}, which has no data to train on.")
     if both := sorted(set(held_out) & set(stopping)):
         raise ConfigurationError(f"{both[0]!r} is named both by --products-held-out and by --products-stopping.")
     rest = sorted(set(keys) - set(held_out) - set(stopping))
@@ -46,7 +49,7 @@ def split_products(
             stopping, drawn = _take(drawn, STOPPING_SHARE * len(keys))
     if len(drawn) < 2:
         raise ConfigurationError(
-            f"{len(drawn)} of {len(keys)} products are left to learn from; telling products apart needs two or more. "
+            f"{len(drawn)} of {len(keys)} products are left to learn; at least two are needed. "
             "Label photos of more products, or set fewer aside."
         )
     return ProductSplit(tuple(sorted(drawn)), tuple(sorted(stopping)), tuple(sorted(held_out)))

@@ -1,4 +1,4 @@
-"""One training step after another: what a batch wants of the embeddings, and how that moves the weights."""
+"""Train the weights step by step, and embed pictures and captions with them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from visual_search.exceptions import ConfigurationError, TrainingFailed
-from visual_search.training.losses import info_nce, own_temperature
+from visual_search.training.losses import info_nce, initial_temperature
 from visual_search.training.memory import CHUNK, MemoryPlan, plan_memory, resident_bytes
 from visual_search.training.weights import choose_weights, features_of
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from visual_search.vision.encoder import FloatArray
 
 WARM_UP_STEPS = 10
-GPU_SHARE = 0.9  # of what is free on it
-OPTIMIZER_COPIES = 3  # of each weight: its gradient and AdamW's two means
+GPU_SHARE = 0.9  # of the GPU's free memory
+OPTIMIZER_COPIES = 3  # of each weight: its gradient and AdamW's two moments
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What decides the result beside the data. The defaults were measured: docs/quality.md."""
+    """The options that determine the result, besides the data. The defaults were measured, see docs/quality.md."""
 
     epochs: int = 3
     learning_rate: float = 2e-4
@@ -38,17 +38,17 @@ class Recipe:
     is_head_only: bool = False
 
 
-# On the catalogue's pictures alone the full rate unlearned real photos: hit@10 fell by 20 points (docs/quality.md).
-WITHOUT_PHOTOS = Recipe(epochs=1, learning_rate=2e-5)
+# At the full rate on catalogue pictures alone, hit@10 of real photos fell by 20 points (docs/quality.md).
+RECIPE_WITHOUT_PHOTOS = Recipe(epochs=1, learning_rate=2e-5)
 
 
 class Trainer:
-    """A checkpoint whose image side learns. The text side is frozen: captions are embedded once.
+    """Trains the image side of a checkpoint. The text side is frozen: captions are embedded once.
 
-    captions: of each product, in words; without any, photos learn from pictures alone.
-    steps: of the whole training; the learning rate falls to nothing over them, along a cosine.
-    memory_bytes: what this process may have on a CPU.
-    Raises ConfigurationError if the checkpoint can't be trained in that.
+    captions: of each product, by key; if empty, the training uses pictures only.
+    steps: of the whole training; the learning rate falls to zero over them, along a cosine.
+    memory_bytes: the memory this process may use on a CPU.
+    Raises ConfigurationError if the checkpoint can't be trained, or not within this memory.
     """
 
     def __init__(
@@ -65,14 +65,14 @@ class Trainer:
 
         self.checkpoint, self.recipe, self.memory_bytes = checkpoint, recipe, memory_bytes
         self.model = checkpoint.model
-        # Dropout and the statistics of batches stay as in a search: a batch is embedded more than once.
+        # Dropout and batch statistics stay as in a search, because a batch may be embedded twice.
         self.model.eval()
         name = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(name)
         self.weights, self.blocks = choose_weights(checkpoint, head_only=recipe.is_head_only)
         self.model.to(self.device)
         self.optimizer = torch.optim.AdamW(self.weights.values(), lr=recipe.learning_rate)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: _rate(step, steps))
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: _rate_factor(step, steps))
         half = torch.bfloat16 if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
         self._half = half if self.device.type == "cuda" else None
         # The narrow exponent of float16 loses small gradients unless the loss is scaled.
@@ -85,10 +85,10 @@ class Trainer:
         self.plan: MemoryPlan | None = None
 
     def step(self, batch: Batch) -> float:
-        """Learn from a batch and return its loss. Raises TrainingFailed if that is no number any more."""
+        """Train on a batch and return its loss. Raises TrainingFailed if the loss is not finite."""
         import torch
 
-        # The most that a batch of so many photos holds, not what this one does: a resumed training plans the same.
+        # Planned for the largest batch of this many photos, so that a resumed training makes the same plan.
         self.plan = self.plan or self._make_plan(2 * len(batch.products))
         self.optimizer.zero_grad(set_to_none=True)
         while True:
@@ -112,7 +112,10 @@ class Trainer:
         return loss
 
     def embed_examples(self, examples: Sequence[Example]) -> FloatArray:
-        """Return one unit embedding per picture: float32 (len(examples), dim)."""
+        """Return one unit-length embedding per picture: float32 (len(examples), dim).
+
+        Raises TrainingFailed if they are not finite.
+        """
         import torch
 
         with torch.no_grad():
@@ -126,14 +129,14 @@ class Trainer:
         return array
 
     def embed_captions(self, captions: Sequence[str]) -> FloatArray:
-        """Return one unit embedding per text: float32 (len(captions), dim). The same before and after."""
+        """Return one unit-length embedding per text: float32 (len(captions), dim). Training does not change them."""
         array: FloatArray = self._embed_texts(captions).cpu().numpy()
         return array
 
     def state(self) -> dict[str, Any]:
-        """Return what `restore` takes: copies of the weights that learn, and where the optimizer stands."""
+        """Return the state for `restore`: copies of the trained weights, the optimizer's state and the temperatures."""
         return {
-            "weights": self.learned(),
+            "weights": self.trained_weights(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -141,19 +144,19 @@ class Trainer:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state of the same checkpoint and recipe."""
-        self.take(state["weights"])
+        """Continue from a state of the same checkpoint and recipe."""
+        self.load_weights(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         self._temperatures = dict(state["temperatures"])
 
-    def learned(self) -> dict[str, Tensor]:
-        """Return copies of the weights that learn, on the CPU."""
+    def trained_weights(self) -> dict[str, Tensor]:
+        """Return copies of the trained weights, on the CPU."""
         return {name: weight.detach().cpu().clone() for name, weight in self.weights.items()}
 
-    def take(self, weights: Mapping[str, Tensor]) -> None:
-        """Set the weights that learn."""
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Overwrite the trained weights."""
         import torch
 
         with torch.no_grad():
@@ -180,7 +183,7 @@ class Trainer:
         return loss.item()
 
     def _loss(self, embeddings: Tensor, batch: Batch) -> Tensor:
-        """Photos to pictures of their products, and both to the captions."""
+        """Return the loss of photos against pictures of their products, and of both against the captions."""
         import torch
 
         products = torch.as_tensor(batch.products, device=self.device)
@@ -188,7 +191,7 @@ class Trainer:
         loss = info_nce(photos, pictures, products, temperature=self._temperature("pictures", photos, pictures))
         if self._texts is None:
             return loss
-        # Products with one and the same caption share an anchor: no words push them apart.
+        # Products with the same caption share an anchor, so the captions do not push them apart.
         used, place = torch.unique(torch.tensor([self._caption[key] for key in batch.keys]), return_inverse=True)
         captions, place = self._texts[used.to(self.device)], place.to(self.device)
         temperature = self._temperature("captions", photos, captions)
@@ -197,25 +200,25 @@ class Trainer:
         return loss
 
     def _temperature(self, name: str, images: Tensor, anchors: Tensor) -> float:
-        """Return the temperature of a loss: by the scores before anything was learned."""
+        """Return the temperature of a loss, set by the scores of its first batch."""
         if name not in self._temperatures:
-            self._temperatures[name] = own_temperature(images.detach() @ anchors.detach().T)
+            self._temperatures[name] = initial_temperature(images.detach() @ anchors.detach().T)
         return self._temperatures[name]
 
     def _embed(self, images: Sequence[Image]) -> Tensor:
-        return self._unit(self.model.get_image_features, self.checkpoint.image_inputs(images))
+        return self._unit_embeddings(self.model.get_image_features, self.checkpoint.image_inputs(images))
 
     def _embed_texts(self, texts: Sequence[str]) -> Tensor:
         import torch
 
         with torch.no_grad():
             rows = [
-                self._unit(self.model.get_text_features, self.checkpoint.text_inputs(chunk))
+                self._unit_embeddings(self.model.get_text_features, self.checkpoint.text_inputs(chunk))
                 for chunk in _chunks(texts, CHUNK)
             ]
         return torch.cat(rows)
 
-    def _unit(self, get_features: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+    def _unit_embeddings(self, get_features: Any, inputs: Mapping[str, Tensor]) -> Tensor:
         from torch.nn import functional
 
         with self._autocast():
@@ -241,13 +244,13 @@ class Trainer:
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Raise ConfigurationError for numbers that nothing can be learned with."""
+    """Raise ConfigurationError if an option is out of range."""
     if not (recipe.epochs >= 1 and recipe.batch >= 2 and 0 < recipe.learning_rate < 1):
         raise ConfigurationError("--epochs must be 1 or more, --batch 2 or more, and --lr between 0 and 1.")
 
 
-def _rate(step: int, steps: int) -> float:
-    """Return the share of the learning rate: up over the first steps, then down along a cosine."""
+def _rate_factor(step: int, steps: int) -> float:
+    """Return the factor of the learning rate: rising over WARM_UP_STEPS, then falling along a cosine."""
     return min(1.0, (step + 1) / WARM_UP_STEPS) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, steps))))
 
 

@@ -1,6 +1,7 @@
-"""Which weights of a dual encoder learn: the upper blocks of its image side and what stands above them.
+"""Choose which weights of a dual encoder are trained: the upper blocks of its image side and the layers above them.
 
-Found by running the model, not by names: it serves CLIP, SigLIP, the starter and whatever else AutoModel loads.
+They are found by running the model, not by name, so this works for CLIP, SigLIP, the starter and other models that
+AutoModel loads.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ if TYPE_CHECKING:
 
     from visual_search.vision.checkpoints import Checkpoint
 
-UPPER_SHARE = 0.5  # of the blocks; the lower ones see edges and textures, which are the same in every shop
+UPPER_SHARE = 0.5  # of the blocks; the lower ones detect edges and textures, which are the same in every shop
 
 
 def choose_weights(checkpoint: Checkpoint, *, head_only: bool = False) -> tuple[dict[str, nn.Parameter], nn.ModuleList]:
-    """Return the weights that learn, by name, and the blocks of the image side; freeze all other weights.
+    """Return the weights to train, by name, and the blocks of the image side; freeze all other weights.
 
-    head_only: what stands above the last block alone.
-    Raises ConfigurationError if the image side is not made of blocks, or if nothing of it is left to learn.
+    head_only: train only the layers above the last block.
+    Raises ConfigurationError if the image side is not made of blocks, or if no weights are left to train.
     """
     from PIL import Image
 
@@ -29,9 +30,9 @@ def choose_weights(checkpoint: Checkpoint, *, head_only: bool = False) -> tuple[
     size = checkpoint.input_size_px
     inputs = checkpoint.image_inputs([Image.new("RGB", (size, size), "grey")])
     weights = dict(model.named_parameters())
-    images_need = _needed_for(features_of(model.get_image_features(**inputs)), weights)
-    texts_need = _needed_for(features_of(model.get_text_features(**checkpoint.text_inputs(["a"]))), weights)
-    blocks = find_blocks(model, images_need - texts_need)
+    image_weights = _weights_used_by(features_of(model.get_image_features(**inputs)), weights)
+    text_weights = _weights_used_by(features_of(model.get_text_features(**checkpoint.text_inputs(["a"]))), weights)
+    blocks = find_blocks(model, image_weights - text_weights)
     lower = len(blocks) if head_only else round(len(blocks) * (1 - UPPER_SHARE))
     outputs: list[Tensor] = []
     hook = blocks[lower - 1].register_forward_hook(
@@ -39,7 +40,7 @@ def choose_weights(checkpoint: Checkpoint, *, head_only: bool = False) -> tuple[
     )
     model.get_image_features(**inputs)
     hook.remove()
-    chosen = images_need - texts_need - _needed_for(outputs[0], weights)
+    chosen = image_weights - text_weights - _weights_used_by(outputs[0], weights)
     if not chosen:
         raise ConfigurationError(f"{checkpoint.name!r} has no weights above its last block: leave out --head-only.")
     for name, weight in weights.items():
@@ -48,29 +49,29 @@ def choose_weights(checkpoint: Checkpoint, *, head_only: bool = False) -> tuple[
 
 
 def features_of(output: Any) -> Tensor:
-    """Return the embeddings out of what `get_image_features` or `get_text_features` answers, not of unit length."""
+    """Return the embeddings, not of unit length, from the output of `get_image_features` or `get_text_features`."""
     features: Tensor = getattr(output, "pooler_output", output)
     return features
 
 
 def find_blocks(model: nn.Module, names: set[str]) -> nn.ModuleList:
-    """Return the longest run of blocks that hold some of the weights named."""
+    """Return the longest list of blocks that contains any of the named weights. Raises ConfigurationError."""
     from torch import nn
 
-    runs = [
+    lists = [
         module
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and any(weight.startswith(f"{name}.") for weight in names)
     ]
-    if not runs or len(longest := max(runs, key=len)) < 2:
+    if not lists or len(longest := max(lists, key=len)) < 2:
         raise ConfigurationError(
-            f"The image side of a {type(model).__name__} is not made of a run of blocks, so it can't be said which of "
-            "its weights should learn. Name CLIP, SigLIP, the starter or another transformer."
+            f"The image side of a {type(model).__name__} is not made of a list of blocks, so the weights to train are "
+            "unknown. Name CLIP, SigLIP, the starter or another transformer."
         )
     return longest
 
 
-def _needed_for(result: Tensor, weights: dict[str, nn.Parameter]) -> set[str]:
+def _weights_used_by(result: Tensor, weights: dict[str, nn.Parameter]) -> set[str]:
     import torch
 
     gradients = torch.autograd.grad(result.sum(), list(weights.values()), allow_unused=True)

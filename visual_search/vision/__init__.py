@@ -1,4 +1,4 @@
-"""A file or a text becomes a vector: decoding, preparation, checkpoints, encoders. Knows nothing of Django."""
+"""Turn images and texts into vectors: decoding, preparation, checkpoints, encoders. Independent of Django."""
 
 from visual_search.vision.images import open_product_image
 

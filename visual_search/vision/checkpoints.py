@@ -1,7 +1,7 @@
-"""Load a dual encoder's weights, image processor and tokenizer, and tell one checkpoint from another.
+"""Load a dual encoder's weights, image processor and tokenizer, and compute its fingerprint.
 
-Hub name or local folder; CLIP, SigLIP, SigLIP 2, the starter, or any other that AutoModel loads with
-`get_image_features` and `get_text_features`. Torch and transformers are imported inside the functions: they
+A checkpoint is a hub name or a local folder: CLIP, SigLIP, SigLIP 2, the starter, or any other that AutoModel loads
+with `get_image_features` and `get_text_features`. Torch and transformers are imported inside the functions: they
 take seconds and hundreds of MB, and CUDA must not be touched before a fork.
 """
 
@@ -25,16 +25,17 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-TEXT_HANDLING = 1  # raise it when text_inputs or image_inputs changes what a checkpoint makes of the same input
-SIGLIP_MAX_TOKENS = 64  # as SigLIP and SigLIP 2 were trained (arXiv:2303.15343, arXiv:2502.14786)
-MAX_ASPECT = 4  # the middle square is all that a centre crop keeps; resizing a thin strip whole takes gigabytes
+TEXT_HANDLING = 1  # increment when a change to text_inputs or image_inputs changes the embeddings of the same input
+SIGLIP_MAX_TOKENS = 64  # the training length of SigLIP and SigLIP 2 (arXiv:2303.15343, arXiv:2502.14786)
+MAX_ASPECT = 4  # a centre crop keeps only the middle square; resizing a whole thin strip takes gigabytes
 
 ADVICE = (
-    "Download it on a machine that reaches the hub and copy its folder here, name another local folder as the "
-    'checkpoint (VISUAL_SEARCH["CHECKPOINT"]), or make a small one with `manage.py build_starter_checkpoint DIR`.'
+    "Download it on a machine that reaches the hub and copy its folder here, set another local folder as the "
+    'checkpoint (VISUAL_SEARCH["CHECKPOINT"]), or build a small one with `manage.py build_starter_checkpoint DIR`.'
 )
 
-# What shapes an embedding but shows in no weight. Named one by one: other versions of transformers add keys.
+# Settings that change an embedding but not the weights. An explicit list, because other versions of transformers
+# add keys.
 CONFIG_KEYS = (
     "model_type", "hidden_act", "layer_norm_eps", "num_attention_heads", "image_size", "patch_size",
     "projection_dim", "visual_dim", "concept_weight",
@@ -55,18 +56,20 @@ class Checkpoint:
     tokenizer: Any
 
     def image_inputs(self, images: Sequence[Image]) -> dict[str, Tensor]:
-        """Return what `model.get_image_features` takes for RGB images of any size."""
-        inputs = self.image_processor(images=[self._bounded(image) for image in images], return_tensors="pt")
+        """Return the arguments of `model.get_image_features` for RGB images of any size."""
+        inputs = self.image_processor(images=[self._crop_strip(image) for image in images], return_tensors="pt")
         return dict(inputs)
 
     def text_inputs(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Return what `model.get_text_features` takes; longer texts lose their end.
+        """Return the arguments of `model.get_text_features`. Texts that are too long are truncated.
 
-        SigLIP was trained on lower case, padded at the end to 64 tokens, without an attention mask; with one its
-        embeddings point elsewhere (cosine 0.05).
+        SigLIP was trained on lower-case text, padded at the end to 64 tokens, without an attention mask. With a mask
+        its embeddings are wrong (cosine 0.05).
         """
         config = self.model.config
-        limit = min(self.tokenizer.model_max_length, _part(config, "text_config").get("max_position_embeddings", 512))
+        limit = min(
+            self.tokenizer.model_max_length, _sub_config(config, "text_config").get("max_position_embeddings", 512)
+        )
         if not config.model_type.startswith("siglip"):
             return dict(
                 self.tokenizer(list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt")
@@ -74,7 +77,7 @@ class Checkpoint:
         encoded = self.tokenizer(
             [text.lower() for text in texts],
             padding="max_length",
-            padding_side="right",  # SigLIP reads the last position; transformers' own class for SigLIP 2 pads left
+            padding_side="right",  # SigLIP pools the last position; transformers' own SigLIP 2 class pads left
             truncation=True,
             max_length=min(limit, SIGLIP_MAX_TOKENS),
             return_tensors="pt",
@@ -83,34 +86,34 @@ class Checkpoint:
 
     @property
     def input_size_px(self) -> int:
-        """The shortest side of the model's input. Images below it are enlarged."""
+        """The shortest side of the model's input. Smaller images are enlarged."""
         preprocessing = self._preprocessing()
         size = preprocessing.get("crop_size") if preprocessing.get("do_center_crop") else preprocessing.get("size")
         if size:
             return int(min(size.values()))
-        # SigLIP 2 with native aspect ratio takes a number of patches instead.
+        # SigLIP 2 with native aspect ratio has a maximum number of patches instead.
         return math.isqrt(preprocessing.get("max_num_patches", 196)) * int(preprocessing.get("patch_size", 16))
 
     def fingerprint(self) -> str:
-        """Return 16 hex digits for everything that decides an embedding: weights, settings, preprocessing.
+        """Return 16 hex digits for everything that determines an embedding: weights, settings, preprocessing.
 
-        The same wherever the folder is, whatever the device, precision and transformers version. Weights count by
-        content, not by name: other versions name layers otherwise.
+        Independent of the folder, the device, the precision and the version of transformers. Weights are hashed by
+        content, not by name, because other versions name layers differently.
         """
         config = self.model.config
         parts = {
             "text_handling": TEXT_HANDLING,
-            "config": [_chosen(part, CONFIG_KEYS) for part in (config.to_dict(), *_towers(config))],
+            "config": [_select(part, CONFIG_KEYS) for part in (config.to_dict(), *_tower_configs(config))],
             "preprocessing": self._preprocessing(),
-            # Integers are position numbers, which only some versions keep among the weights.
+            # Integer tensors are position ids, which only some versions store with the weights.
             "weights": sorted(_digest(item) for item in self.model.state_dict().values() if item.is_floating_point()),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def _preprocessing(self) -> dict[str, Any]:
-        return _chosen(self.image_processor.to_dict(), PREPROCESSING_KEYS)
+        return _select(self.image_processor.to_dict(), PREPROCESSING_KEYS)
 
-    def _bounded(self, image: Image) -> Image:
+    def _crop_strip(self, image: Image) -> Image:
         image = image if image.mode == "RGB" else image.convert("RGB")
         if not getattr(self.image_processor, "do_center_crop", False):
             return image
@@ -121,12 +124,12 @@ class Checkpoint:
 
 
 def load_checkpoint(name: str | os.PathLike[str]) -> Checkpoint:
-    """Load a hub name or a local folder. A folder is never looked up in the network.
+    """Load a checkpoint from a hub name or a local folder. A folder never causes network access.
 
-    Of a hub name, what this machine already holds is taken first: no look-up at each start, and weights that change
-    on the hub don't change an index by themselves.
-    Raises CheckpointMissing if there are no whole weights, ConfigurationError if a package is missing or the
-    checkpoint is not a dual encoder.
+    For a hub name, weights cached on this machine come first: starting needs no network, and weights that change
+    on the hub don't silently change an index.
+    Raises CheckpointMissing if the weights are missing or incomplete, ConfigurationError if a package is missing or
+    the checkpoint is not a dual encoder.
     """
     name = os.fspath(name)
     folder = _local_folder(name)
@@ -142,7 +145,7 @@ def load_checkpoint(name: str | os.PathLike[str]) -> Checkpoint:
     if not hasattr(model, "get_image_features") or not hasattr(model, "get_text_features"):
         raise ConfigurationError(
             f"The checkpoint {name!r} is a {type(model).__name__}, which does not embed images and texts in one space. "
-            "Name a dual encoder such as CLIP or SigLIP."
+            "Use a dual encoder such as CLIP or SigLIP."
         )
     return checkpoint
 
@@ -169,12 +172,12 @@ def _load(name: str, source: str, *, local_only: bool) -> Checkpoint:
 
     import visual_search.vision.starter.model  # noqa: F401  # registers the starter with AutoModel
 
-    # Code that a checkpoint brings along is never run; unless told so, transformers would ask on the terminal.
+    # Never run code from a checkpoint. Without this option, transformers would ask on the terminal.
     options: dict[str, Any] = {"local_files_only": local_only, "trust_remote_code": False}
     transformers: Any = import_module("transformers")  # its annotations change with every version
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
-        # The PIL backend everywhere: with torchvision, resized pixels and so the embeddings differ a little.
+        # Always the PIL backend: torchvision resizes slightly differently, which changes the embeddings.
         image_processor = transformers.AutoImageProcessor.from_pretrained(source, backend="pil", **options)
         model, report = transformers.AutoModel.from_pretrained(
             source, dtype=torch.float32, output_loading_info=True, **options
@@ -183,10 +186,10 @@ def _load(name: str, source: str, *, local_only: bool) -> Checkpoint:
         raise CheckpointMissing(
             f"The checkpoint {name!r} can't be loaded on this machine: {_first_line(error)}. {ADVICE}"
         ) from error
-    absent = sorted(report["missing_keys"])
-    if absent:
+    missing = sorted(report["missing_keys"])
+    if missing:
         raise CheckpointMissing(
-            f"The checkpoint {name!r} lacks {len(absent)} of its model's weights, {absent[0]!r} among them. {ADVICE}"
+            f"The checkpoint {name!r} lacks {len(missing)} of its model's weights, including {missing[0]!r}. {ADVICE}"
         )
     return Checkpoint(name, model.eval(), image_processor, tokenizer)
 
@@ -210,31 +213,31 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _part(config: Any, name: str) -> Mapping[str, Any]:
-    part: Any = getattr(config, name, None) or {}
-    values: Mapping[str, Any] = part if isinstance(part, Mapping) else part.to_dict()
+def _sub_config(config: Any, name: str) -> Mapping[str, Any]:
+    sub_config: Any = getattr(config, name, None) or {}
+    values: Mapping[str, Any] = sub_config if isinstance(sub_config, Mapping) else sub_config.to_dict()
     return values
 
 
-def _towers(config: Any) -> list[Mapping[str, Any]]:
-    return [_part(config, "text_config"), _part(config, "vision_config")]
+def _tower_configs(config: Any) -> list[Mapping[str, Any]]:
+    return [_sub_config(config, "text_config"), _sub_config(config, "vision_config")]
 
 
-def _chosen(values: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    return {key: _plain(values[key]) for key in keys if values.get(key) is not None}
+def _select(values: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    return {key: _to_json(values[key]) for key in keys if values.get(key) is not None}
 
 
-def _plain(value: Any) -> Any:
-    """Return a setting in the one form that JSON writes, however transformers holds it."""
+def _to_json(value: Any) -> Any:
+    """Return a setting as plain JSON types, whatever type transformers uses."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items() if item is not None}
+        return {str(key): _to_json(item) for key, item in value.items() if item is not None}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_to_json(item) for item in value]
     return value.value if isinstance(value, Enum) else value
 
 
 def _digest(tensor: Tensor) -> str:
     digest = hashlib.sha256(repr(tuple(tensor.shape)).encode())
-    # Little-endian float32, whatever the file and the machine hold.
+    # Little-endian float32, whatever the file and the machine use.
     digest.update(tensor.detach().float().cpu().flatten().numpy().astype("<f4", copy=False).data)
     return digest.hexdigest()

@@ -1,6 +1,6 @@
-"""Embed images and texts with a dual encoder, loaded once a process when it is first needed.
+"""Embed images and texts with a dual encoder, which each process loads when it is first needed.
 
-Importing this module imports neither torch nor transformers nor numpy, and making an encoder loads nothing: a
+Importing this module imports neither torch nor transformers nor numpy, and creating an encoder loads nothing: a
 web server or a django-q2 cluster forks first and loads in each child.
 """
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-GROW_AFTER = 32  # full batches without trouble before a halved batch is doubled again: at most 3 % of them are wasted
+GROW_AFTER = 32  # successful full batches before a halved batch is doubled again; at most 3 % of them are wasted
 
 
 class Encoder(Protocol):
-    """What turns images and texts into vectors of one space."""
+    """Turns images and texts into vectors of one space."""
 
     @property
     def dim(self) -> int:
@@ -41,11 +41,11 @@ class Encoder(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """A short hash of weights and preprocessing: embeddings of two fingerprints can't be compared."""
+        """A short hash of weights and preprocessing. Embeddings of different fingerprints can't be compared."""
 
     @property
     def input_size_px(self) -> int:
-        """The shortest side of the model's input; more pixels than that are of little use."""
+        """The shortest side of the model's input. More pixels are of little use."""
 
     def embed_images(self, images: Sequence[Image]) -> FloatArray:
         """Return one unit-length embedding per RGB image: float32 (len(images), dim), in their order."""
@@ -60,7 +60,7 @@ class TransformersEncoder:
     checkpoint: hub name or local folder.
     device: `auto` is CUDA where there is a GPU and the CPU elsewhere; or any of torch's names. Half precision on
         CUDA, single precision elsewhere: CPUs without 16-bit units are slower with it.
-    batch_size: images in one forward pass. It halves itself when memory runs out and recovers later.
+    batch_size: images in one forward pass. Halved when memory runs out, restored later.
     threads: CPU threads of this process. None leaves torch's default.
 
     Threads may share an encoder. A forked child loads its own.
@@ -89,12 +89,12 @@ class TransformersEncoder:
         images: RGB, any size; resized as the checkpoint's own preprocessing says.
         Returns float32 (len(images), dim); row i belongs to images[i].
         Raises CheckpointMissing if the weights are not on this machine, InvalidVector if an embedding is not
-        finite, Unavailable if one image alone is too much for the memory.
+        finite, Unavailable if even one image does not fit in memory.
         """
         return self._embed(images, self._load().image_features)
 
     def embed_texts(self, texts: Sequence[str]) -> FloatArray:
-        """Return one unit-length embedding per text; see embed_images. The end of a long text is not read."""
+        """Return one unit-length embedding per text; see embed_images. Long texts are truncated."""
         return self._embed(texts, self._load().text_features)
 
     @property
@@ -115,7 +115,7 @@ class TransformersEncoder:
         return self._load().checkpoint.input_size_px
 
     def warm_up(self) -> None:
-        """Load and run once, so that the first shopper does not wait: call it after a server's fork."""
+        """Load and run the model once, so that the first shopper does not wait. Call it after a server forks."""
         loaded = self._load()
         self.embed_images([_blank_image(loaded.checkpoint)])
         self.embed_texts(["warm up"])
@@ -144,64 +144,69 @@ class TransformersEncoder:
         return np.concatenate(rows) if rows else np.empty((0, self.dim), dtype=np.float32)
 
     def _try_batch(self, batch: Sequence[Any], features: Callable[[Sequence[Any]], torch.Tensor]) -> FloatArray | None:
-        """Return the batch's unit vectors, or None when it has to be tried again with fewer."""
+        """Return the batch's unit vectors, or None if it must be retried with fewer items."""
         import torch
 
         cause: torch.OutOfMemoryError
         try:
             return self._unit_rows(features(batch))
         except torch.OutOfMemoryError as error:
-            # The traceback's frames hold the very tensors that filled the memory.
+            # Drop the traceback: its frames hold the tensors that filled the memory.
             cause = error.with_traceback(None)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if len(batch) == 1:
             raise Unavailable(
-                f"One item alone is too much for the memory of {self._load().device}: {cause}. "
-                "Free memory there, or use a smaller checkpoint or another DEVICE."
+                f"A single item does not fit in the memory of {self._load().device}: {cause}. "
+                "Free memory on it, or use a smaller checkpoint or another DEVICE."
             ) from cause
         self.batch.shrink(len(batch))
-        logger.warning("Out of memory with %d at once on %s: now %d.", len(batch), self.device, self.batch.size)
+        logger.warning(
+            "Out of memory with a batch of %d on %s: now %d.",
+            len(batch),
+            self.device,
+            self.batch.size,
+        )
         return None
 
     def _unit_rows(self, features: torch.Tensor) -> FloatArray:
         import torch
 
         vectors = torch.nn.functional.normalize(features.float(), dim=-1, eps=1e-30).cpu()
-        # A zero row keeps length 0; NaN and infinity show up as NaN.
-        wrong = ((vectors.norm(dim=-1) - 1).abs() < 1e-3).logical_not().nonzero()
-        if len(wrong):
+        # A zero row keeps length 0; NaN and infinity become NaN.
+        invalid = ((vectors.norm(dim=-1) - 1).abs() < 1e-3).logical_not().nonzero()
+        if len(invalid):
             raise InvalidVector(
-                f"The checkpoint {self.checkpoint!r} on {self._load().device} made {len(wrong)} of {len(vectors)} "
-                f"embeddings that are zero or not finite, the first at {int(wrong[0])}. Its weights are damaged, or "
-                'half precision is too narrow for it: try VISUAL_SEARCH["DEVICE"] = "cpu".'
+                f"The checkpoint {self.checkpoint!r} on {self._load().device} made {len(invalid)} of {len(vectors)} "
+                f"embeddings that are zero or not finite, the first at index {int(invalid[0])}. Its weights are "
+                'damaged, or it overflows half precision: try VISUAL_SEARCH["DEVICE"] = "cpu".'
             )
         rows: FloatArray = vectors.numpy()
         return rows
 
-    def _forget(self) -> None:
-        # Kept alive unused: what the parent put on a GPU can't be freed in a child.
-        _inherited.append(self._loaded)
+    def _unload_after_fork(self) -> None:
+        # Keep it alive unused: a child can't free what the parent put on a GPU.
+        _inherited_from_parent.append(self._loaded)
         self._loaded = None
-        self._lock = threading.Lock()  # a thread that the child lacks may have held the old one
+        self._lock = threading.Lock()  # a thread that does not exist in the child may have held the old one
 
 
 class BatchSize:
-    """How many items a forward pass takes: halved when memory runs out, doubled after a run of full batches."""
+    """The number of items in a forward pass: halved when memory runs out, doubled after a run of full batches."""
 
     def __init__(self, limit: int) -> None:
         if limit < 1:
-            raise ConfigurationError(f"The batch size is {limit!r}; it must be 1 or more.")
+            raise ConfigurationError(f"The batch size is {limit!r}; it must be at least 1.")
         self.limit = self.size = limit
         self._successes = 0
 
     def shrink(self, failed: int) -> None:
-        """Note that `failed` items were too many."""
+        """Record that `failed` items did not fit."""
         self.size = max(1, min(self.size, failed // 2))
         self._successes = 0
 
     def succeeded(self, count: int) -> None:
-        """Note that `count` items fitted; only full batches say anything about more."""
+        """Record that `count` items fitted. Only full batches count towards growing."""
         if self.size < self.limit and count >= self.size:
             self._successes += 1
             if self._successes >= GROW_AFTER:
@@ -211,20 +216,20 @@ class BatchSize:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A checkpoint on its device, and what is asked about it."""
+    """A checkpoint on its device, with its dimension and fingerprint."""
 
     checkpoint: Checkpoint
     device: torch.device
     dim: int
     fingerprint: str
-    tokenizer_lock: threading.Lock  # a fast tokenizer that two threads call at once raises "Already borrowed"
+    tokenizer_lock: threading.Lock  # a fast tokenizer raises "Already borrowed" when two threads call it at once
 
     def image_features(self, images: Sequence[Image]) -> torch.Tensor:
-        """Return (len(images), dim), not yet of unit length."""
+        """Return (len(images), dim), not normalised."""
         return _run(self.checkpoint.model.get_image_features, self.checkpoint.image_inputs(images))
 
     def text_features(self, texts: Sequence[str]) -> torch.Tensor:
-        """Return (len(texts), dim), not yet of unit length."""
+        """Return (len(texts), dim), not normalised."""
         with self.tokenizer_lock:
             inputs = self.checkpoint.text_inputs(texts)
         return _run(self.checkpoint.model.get_text_features, inputs)
@@ -243,13 +248,13 @@ def _load(name: str, device_name: str, threads: int | None) -> _Loaded:
     from visual_search.vision.checkpoints import load_checkpoint
 
     if _forked_after_use:
-        threads = 1  # the parent's OpenMP threads are gone, and waiting for them would never end
-        logger.warning("This process was forked after its parent had used an encoder: it runs on one CPU thread.")
+        threads = 1  # the parent's OpenMP threads don't exist here; waiting for them would never end
+        logger.warning("This process was forked after its parent used an encoder, so it runs on one CPU thread.")
     if threads is not None:
         torch.set_num_threads(threads)
     _used_torch = True
     checkpoint = load_checkpoint(name)
-    fingerprint = checkpoint.fingerprint()  # before half precision, so that every device has the same one
+    fingerprint = checkpoint.fingerprint()  # before half precision, so that it is the same on every device
     device = _to_device(checkpoint, device_name)
     dim = getattr(checkpoint.model.config, "projection_dim", None) or _probe_dim(checkpoint)
     logger.info("Loaded %s on %s in %.1f s, fingerprint %s.", name, device, time.perf_counter() - start, fingerprint)
@@ -265,8 +270,8 @@ def _to_device(checkpoint: Checkpoint, name: str) -> torch.device:
         checkpoint.model.to(device=device, dtype=torch.float16 if device.type == "cuda" else torch.float32)
     except (RuntimeError, AssertionError) as error:
         raise ConfigurationError(
-            f"The checkpoint {checkpoint.name!r} can't be put on the device {name!r}: {error} "
-            "If this process was forked, nothing may use the GPU before the fork: load with `warm_up()` after it."
+            f"The checkpoint {checkpoint.name!r} can't be moved to the device {name!r}: {error} "
+            "If this process was forked, nothing may use the GPU before the fork: call `warm_up()` after it."
         ) from error
     return device
 
@@ -297,17 +302,17 @@ def _blank_image(checkpoint: Checkpoint) -> Image:
 
 
 _encoders: weakref.WeakSet[TransformersEncoder] = weakref.WeakSet()
-_inherited: list[_Loaded | None] = []
+_inherited_from_parent: list[_Loaded | None] = []
 _used_torch = False
 _forked_after_use = False
 
 
-def _after_fork() -> None:
+def _after_fork_in_child() -> None:
     global _forked_after_use
     _forked_after_use = _forked_after_use or _used_torch
     for encoder in list(_encoders):
-        encoder._forget()
+        encoder._unload_after_fork()
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
-    os.register_at_fork(after_in_child=_after_fork)
+if hasattr(os, "register_at_fork"):  # Windows does not fork
+    os.register_at_fork(after_in_child=_after_fork_in_child)

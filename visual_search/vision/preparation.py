@@ -1,7 +1,7 @@
-"""What is embedded of an image: all of it, or rather the object in it. Pure functions on PIL.
+"""Prepare images for embedding: the whole image, or mainly the object in it. Pure functions on PIL.
 
-Each strategy is gated: where the mask covers almost nothing or almost everything, where it fails or takes too long,
-the image is taken as it is, and the result says so. How much each strategy finds: docs/preparation.md.
+Each strategy has a fallback: if the mask covers almost nothing or almost everything, fails or takes too long, the
+unchanged image is embedded and the result gives the reason. docs/preparation.md compares the strategies.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # raise it when a strategy makes something else of the same image and mask
-OBJECT_ALPHA = 128  # a pixel of the mask from here on is the object; getbbox() alone would take every faint one
-MARGIN = 0.05  # of the box's longer side, left around the object
-AREA_MIN, AREA_MAX = 0.10, 0.90  # share of the image; outside, the mask is a part of a pile or no mask at all
+VERSION = 1  # increment when a strategy changes its result for the same image and mask
+OBJECT_ALPHA = 128  # mask pixels from this value on are the object; getbbox() alone would include every faint pixel
+MARGIN = 0.05  # kept around the object, as a share of the box's longer side
+AREA_MIN, AREA_MAX = 0.10, 0.90  # share of the image; outside, the mask is one item of a pile, or useless
 WHITE, GREY = (255, 255, 255), (128, 128, 128)
 
 Box = tuple[int, int, int, int]
@@ -34,9 +34,9 @@ Box = tuple[int, int, int, int]
 class Prepared:
     """One image, ready to be embedded.
 
-    images: their embeddings are averaged. strategy: what was done. fallback: why the image was left as it is
-    although something else was asked for, otherwise empty: `mask_too_small`, `mask_too_large`,
-    `background_slow` or `background_failed`.
+    images: their embeddings are averaged. strategy: the strategy applied. fallback: why the image was left unchanged
+    despite the requested strategy: `mask_too_small`, `mask_too_large`, `background_slow` or `background_failed`;
+    otherwise empty.
     """
 
     images: tuple[Image, ...]
@@ -44,35 +44,35 @@ class Prepared:
     fallback: str = ""
 
 
-def identity(strategy: str, model: str) -> str:
-    """Return what tells one preparation from another: strategy, version and background model, or `none`."""
+def preparation_id(strategy: str, model: str) -> str:
+    """Return the id of a preparation: strategy, version and background model (`crop/1/u2net`), or `none`."""
     return strategy if strategy == "none" else f"{strategy}/{VERSION}/{model}"
 
 
-def parse_identity(text: str) -> tuple[str, str]:
-    """Return strategy and background model of an identity. Raises IndexOutdated for one that is not made any more."""
+def parse_preparation_id(text: str) -> tuple[str, str]:
+    """Return the strategy and background model of a preparation id. Raises IndexOutdated for an obsolete id."""
     strategy, _, rest = text.partition("/")
     model = rest.partition("/")[2]
-    if strategy not in STRATEGIES or identity(strategy, model) != text:
-        raise IndexOutdated(f"Product images are not prepared by {text!r} any more. Run `manage.py build_version`.")
+    if strategy not in STRATEGIES or preparation_id(strategy, model) != text:
+        raise IndexOutdated(f"The preparation {text!r} is no longer supported. Run `manage.py build_version`.")
     return strategy, model
 
 
 def prepare(image: Image, strategy: str, find_mask: Callable[[Image], Image]) -> Prepared:
-    """Return what is to be embedded of an RGB image.
+    """Return an RGB image, prepared for embedding.
 
-    strategy: a key of STRATEGIES. find_mask: gives the object's mask, see BackgroundRemover.find_mask; whatever it
-    raises is logged and leads to the image as it is.
+    strategy: a key of STRATEGIES. find_mask: returns the object's mask, see BackgroundRemover.find_mask. If it raises,
+    the image is left unchanged; errors other than BackgroundSlow are logged.
     """
-    make = STRATEGIES[strategy]
-    if make is None:
+    apply_mask = STRATEGIES[strategy]
+    if apply_mask is None:
         return Prepared((image,))
     try:
         mask = find_mask(image)
     except BackgroundSlow:
         return Prepared((image,), fallback="background_slow")
-    except Exception as error:  # of rembg's models; a search without the cut-out is better than none
-        logger.warning("No mask: %s: %s", type(error).__name__, error)
+    except Exception as error:  # from rembg's models; searching without the cut-out is better than failing
+        logger.warning("The background removal failed: %s: %s", type(error).__name__, error)
         return Prepared((image,), fallback="background_failed")
     solid = mask.point(lambda alpha: 255 if alpha >= OBJECT_ALPHA else 0)
     share = solid.histogram()[255] / (solid.width * solid.height)
@@ -81,13 +81,13 @@ def prepare(image: Image, strategy: str, find_mask: Callable[[Image], Image]) ->
         return Prepared((image,), fallback="mask_too_small")
     if share > AREA_MAX:
         return Prepared((image,), fallback="mask_too_large")
-    return Prepared(make(image, mask, box), strategy)
+    return Prepared(apply_mask(image, mask, box), strategy)
 
 
 def embed_prepared(encoder: Encoder, prepared: Sequence[Prepared]) -> FloatArray:
-    """Return one unit embedding for each prepared image: float32 (len(prepared), dim).
+    """Return one unit-length embedding per item of `prepared`: float32 (len(prepared), dim).
 
-    Several images of one are averaged, each with the same weight. Raises what `embed_images` raises.
+    The embeddings of an item's images are averaged with equal weights. Raises what `embed_images` raises.
     """
     import numpy as np
 
@@ -101,18 +101,18 @@ def embed_prepared(encoder: Encoder, prepared: Sequence[Prepared]) -> FloatArray
 
 
 def _crop(image: Image, mask: Image, box: Box) -> tuple[Image, ...]:
-    """The object with what surrounds it: tight, but nothing painted over."""
+    """Crop to the object and a margin. Nothing is painted over."""
     return (image.crop(_with_margin(box, image.size)),)
 
 
 def _cutout(image: Image, mask: Image, box: Box) -> tuple[Image, ...]:
-    """The classic recipe: the object alone on white, cropped tightly."""
-    return (_on_ground(image, mask, WHITE).crop(box),)
+    """Put the object alone on white, cropped tightly: the classic recipe."""
+    return (_on_colour(image, mask, WHITE).crop(box),)
 
 
 def _blend(image: Image, mask: Image, box: Box) -> tuple[Image, ...]:
-    """The image as it is, and the object alone on grey: what one loses the other keeps."""
-    return image, _on_ground(image, mask, GREY)
+    """Return the unchanged image and the object alone on grey: each keeps what the other loses."""
+    return image, _on_colour(image, mask, GREY)
 
 
 def _with_margin(box: Box, size: tuple[int, int]) -> Box:
@@ -121,7 +121,7 @@ def _with_margin(box: Box, size: tuple[int, int]) -> Box:
     return max(0, left - margin), max(0, top - margin), min(size[0], right + margin), min(size[1], bottom + margin)
 
 
-def _on_ground(image: Image, mask: Image, colour: tuple[int, int, int]) -> Image:
+def _on_colour(image: Image, mask: Image, colour: tuple[int, int, int]) -> Image:
     from PIL.Image import composite, new
 
     return composite(image, new("RGB", image.size, colour), mask)

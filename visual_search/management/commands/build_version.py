@@ -13,12 +13,14 @@ from visual_search.vision.preparation import STRATEGIES
 
 
 class Command(IndexCommand):
-    help = "Embed every product for another checkpoint, in this process, while searches go on with the active version."
+    help = "Embed every product with another checkpoint, in this process, while searches use the active version."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--checkpoint", help="Hub name or folder; the setting's if not given.")
+        parser.add_argument("--checkpoint", help="Hub name or folder; by default the one in the settings.")
         parser.add_argument(
-            "--preparation", choices=sorted(STRATEGIES), help="Of product images; the setting's if not given."
+            "--preparation",
+            choices=sorted(STRATEGIES),
+            help="How product images are prepared; by default as in the settings.",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -28,7 +30,7 @@ class Command(IndexCommand):
         with Progress(left, "Building") as bar:
             report = building.build(version, progress=lambda result: bar.advance())
         failed = version.entries.filter(state__in=[IndexEntry.State.FAILED, IndexEntry.State.PARTIAL])
-        self.stdout.write(f"Built: {left} products worked on, {report.embedded} images embedded.")
+        self.stdout.write(f"Built: {left} products processed, {report.embedded} images embedded.")
         for key, state, error in failed.order_by("key").values_list("key", "state", "error")[:20]:
             self.stderr.write(f"  product {key} {state}: {error}")
-        self.stdout.write(f"Make it the one that searches use: `manage.py switch_version {version.pk}`.")
+        self.stdout.write(f"To use it for searches, run `manage.py switch_version {version.pk}`.")

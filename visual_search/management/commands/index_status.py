@@ -1,4 +1,4 @@
-"""Print how the index stands."""
+"""Print the state of the index."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from visual_search.index.queue import worker_command
 from visual_search.index.status import IndexStatus, failures, format_duration, read_status
 from visual_search.management.base import IndexCommand
 
-LATE_SECONDS = 120  # it sweeps each minute
+LATE_SECONDS = 120  # the worker sweeps each minute
 
 
 class Command(IndexCommand):
-    help = "Show how many products are indexed and searchable, and what waits for how long."
+    help = "Show how many products are indexed and searchable, and how many changes wait and since when."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--json", action="store_true", help="One JSON object for monitoring.")
+        parser.add_argument("--json", action="store_true", help="Print one JSON object, for monitoring.")
 
     def handle(self, *args: Any, **options: Any) -> None:
         found = read_status()

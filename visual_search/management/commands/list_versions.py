@@ -16,13 +16,13 @@ State = IndexEntry.State
 
 
 class Command(IndexCommand):
-    help = "Show the index versions, how much each holds, and how far those that are not active lag behind."
+    help = "Show the index versions, the products in each, and how far inactive versions lag behind."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--json", action="store_true", help="A list of JSON objects.")
+        parser.add_argument("--json", action="store_true", help="Print a list of JSON objects.")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        rows = [as_dict(version) for version in _counted()]
+        rows = [as_dict(version) for version in _versions_with_counts()]
         if options["json"]:
             self.stdout.write(json.dumps(rows))
             return
@@ -37,8 +37,11 @@ class Command(IndexCommand):
             )
 
 
-def _counted() -> Any:
-    """Return the versions with their products by state. What an active version lags behind are marks, not entries."""
+def _versions_with_counts() -> Any:
+    """Return the versions, annotated with their products by state.
+
+    The active version's lag is not among them: it consists of marks, not of pending entries.
+    """
     states = {
         "indexed": Count("entries", filter=Q(entries__state__in=[State.INDEXED, State.PARTIAL])),
         "failed": Count("entries", filter=Q(entries__state=State.FAILED)),

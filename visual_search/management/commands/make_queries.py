@@ -1,4 +1,4 @@
-"""Make queries from the shop's own images, for want of labelled photos."""
+"""Make queries from the shop's own images, if there are no labelled photos."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from visual_search.quality.queries import make_queries
 
 
 class Command(IndexCommand):
-    help = "Make queries.csv from the catalogue's images: second images held out, and phone-like variants."
+    help = "Make queries.csv from the catalogue's images: held-out second images and phone-like variants."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("folder", metavar="OUT_FOLDER", type=Path, help="New or empty.")
-        parser.add_argument("--limit", type=int, metavar="N", help="Only the first N products.")
-        parser.add_argument("--seed", type=int, default=0, help="Another one makes other variants.")
+        parser.add_argument("folder", metavar="OUT_FOLDER", type=Path, help="A new or empty folder.")
+        parser.add_argument("--limit", type=int, metavar="N", help="Use only the first N products.")
+        parser.add_argument("--seed", type=int, default=0, help="Another seed makes other variants.")
 
     def handle(self, *args: Any, **options: Any) -> None:
         folder, limit = options["folder"], options["limit"]
@@ -29,5 +29,5 @@ class Command(IndexCommand):
             self.stdout.write(f"{count:>6}  {made_from}")
         for problem in made.problems[:20]:
             self.stderr.write(f"  {problem}")
-        self.stdout.write("These are stand-ins, not photos of customers: figures measured with them say so.")
+        self.stdout.write("These queries replace photos of customers; every report based on them says so.")
         self.stdout.write(f"Next: `manage.py evaluate_search {folder / 'queries.csv'}`.")

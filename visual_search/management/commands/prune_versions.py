@@ -1,4 +1,4 @@
-"""Delete index versions that nobody will go back to."""
+"""Delete old index versions."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from visual_search.management.base import IndexCommand
 
 
 class Command(IndexCommand):
-    help = "Delete retired versions, except those that were active last. Never the active one."
+    help = "Delete retired index versions, except the most recently active ones. The active version always stays."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--keep", type=int, default=1, help="How many retired versions stay, to go back to; 1.")
+        parser.add_argument(
+            "--keep", type=int, default=1, help="Retired versions to keep for a rollback (%(default)d)."
+        )
         parser.add_argument("--builds", action="store_true", help="Delete unfinished builds, too.")
 
     def handle(self, *args: Any, **options: Any) -> None:

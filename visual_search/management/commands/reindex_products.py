@@ -1,4 +1,4 @@
-"""Mark products to be indexed; with --wait, stay until they are."""
+"""Mark products to be indexed; with --wait, wait until they are."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from visual_search.management.progress import Progress
 from visual_search.models import IndexEntry, IndexMark
 
 POLL_SECONDS = 0.5
-STALLED_SECONDS = 15  # a drain was asked for and nobody took it: no worker is running
-STUCK_SECONDS = 600  # it was taken, and nothing came of it
+STALLED_SECONDS = 15  # a drain was requested and no worker started it: none is running
+STUCK_SECONDS = 600  # a drain was started and indexed nothing
 
 
 class Command(IndexCommand):
@@ -31,21 +31,21 @@ class Command(IndexCommand):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("keys", nargs="*", metavar="KEY", help="Primary keys of products.")
         which = parser.add_mutually_exclusive_group()
-        which.add_argument(
-            "--all", action="store_true", help="Every product; images that are unchanged are not embedded."
-        )
-        which.add_argument("--missing", action="store_true", help="Products that are not, or not wholly, indexed.")
+        which.add_argument("--all", action="store_true", help="Every product; unchanged images are not embedded again.")
+        which.add_argument("--missing", action="store_true", help="Products that are not indexed, or only partly.")
         which.add_argument(
             "--payload", action="store_true", help="Products whose filters or images differ from the index."
         )
         parser.add_argument(
-            "--force", action="store_true", help="Read and embed every image again, of all products if none are named."
+            "--force",
+            action="store_true",
+            help="Read and embed every image again; of all products if none are selected.",
         )
         parser.add_argument(
-            "--wait", action="store_true", help="Wait until everything marked is indexed, with a progress bar."
+            "--wait", action="store_true", help="Wait until every marked product is indexed, with a progress bar."
         )
         parser.add_argument(
-            "--here", action="store_true", help="Index everything marked in this process; no worker is needed."
+            "--here", action="store_true", help="Index every marked product in this process; no worker is needed."
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -54,9 +54,9 @@ class Command(IndexCommand):
             raise CommandError(f"Give keys or --{chosen[0]}, not both.")
         options["all"] |= options["force"] and not options["keys"] and not chosen
         if not (options["keys"] or options["all"] or chosen or options["wait"] or options["here"]):
-            raise CommandError("Say which products: KEY …, --all, --missing, --payload or --force.")
+            raise CommandError("Select products with KEY …, --all, --missing, --payload or --force.")
         kind = IndexMark.Kind.FORCED if options["force"] else IndexMark.Kind.CHANGED
-        count = sum(mark_keys(keys, kind=kind) for keys in self.slices(options))
+        count = sum(mark_keys(keys, kind=kind) for keys in self.key_batches(options))
         self.stdout.write(f"{count} product{'s' * (count != 1)} marked.")
         if options["here"]:
             self.index_here()
@@ -65,11 +65,11 @@ class Command(IndexCommand):
         if options["here"] or options["wait"]:
             self.report()
 
-    def slices(self, options: dict[str, Any]) -> Iterator[list[str]]:
-        """Yield the keys of the products that are meant, some at a time."""
+    def key_batches(self, options: dict[str, Any]) -> Iterator[list[str]]:
+        """Yield the keys of the selected products in batches."""
         catalog = get_catalog()
         if options["keys"]:
-            yield self.existing(options["keys"])
+            yield self.checked_keys(options["keys"])
         elif options["payload"]:
             version = versions.get_active()
             yield from (keys for _, keys in differing_products(version, catalog.database))
@@ -81,8 +81,11 @@ class Command(IndexCommand):
                 done = set(indexed.filter(key__in=keys).values_list("key", flat=True)) if options["missing"] else set()
                 yield [key for key in keys if key not in done]
 
-    def existing(self, keys: list[str]) -> list[str]:
-        """Return the keys. Products that may not be indexed are among them, so that they leave the index."""
+    def checked_keys(self, keys: list[str]) -> list[str]:
+        """Return the keys. Raises CommandError if a product does not exist.
+
+        Products outside the catalogue's queryset are allowed, so that they leave the index.
+        """
         catalog = get_catalog()
         try:
             chosen = catalog.model._base_manager.using(catalog.database).filter(pk__in=keys)
@@ -94,37 +97,37 @@ class Command(IndexCommand):
         return keys
 
     def index_here(self) -> None:
-        total = self.waiting()
+        total = self.count_waiting()
         with Progress(total, "Indexing") as bar:
             drain.drain(seconds=float("inf"), progress=lambda result: bar.advance())
 
     def wait_for_worker(self) -> None:
-        left = total = self.waiting()
-        moved_at = time.monotonic()
+        left = total = self.count_waiting()
+        changed_at = time.monotonic()
         with Progress(total, "Indexing") as bar:
             while left:
                 time.sleep(POLL_SECONDS)
-                now = self.waiting()
+                now = self.count_waiting()
                 if now != left:
-                    moved_at = time.monotonic()
+                    changed_at = time.monotonic()
                 bar.advance(max(0, left - now))
                 left = now
-                self.check_worker(left, time.monotonic() - moved_at)
+                self.check_worker(left, time.monotonic() - changed_at)
 
-    def check_worker(self, left: int, still_seconds: float) -> None:
-        """Raise CommandError if the worker said what is wrong, or if there seems to be none."""
+    def check_worker(self, left: int, unchanged_seconds: float) -> None:
+        """Raise CommandError if the worker reported an error, or if none seems to be running."""
         state = queue.read_queue_state()
         if state.drain_error:
             raise CommandError(f"The worker can't index: {state.drain_error}")
-        # A request that was taken may mean a checkpoint that is being loaded, or even fetched.
+        # Once a drain has started, the worker may be loading or even downloading a checkpoint.
         patience = STALLED_SECONDS if state.drain_requested_at else STUCK_SECONDS
-        if left and still_seconds > patience:
+        if left and unchanged_seconds > patience:
             raise CommandError(
-                f"{left} products wait and nothing works on them. Is the worker running? "
-                f"`{queue.worker_command()}` Or index in this process with --here."
+                f"{left} products wait, and no progress was made. Is the worker running? Start it with "
+                f"`{queue.worker_command()}`, or index in this process with --here."
             )
 
-    def waiting(self) -> int:
+    def count_waiting(self) -> int:
         database = get_catalog().database
         expand_related_marks(database)
         return IndexMark.objects.using(database).values("key").distinct().count()

@@ -1,4 +1,4 @@
-"""Fill all stores again: after a database restore."""
+"""Fill all stores again, after a database restore."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from visual_search.management.base import IndexCommand
 
 
 class Command(IndexCommand):
-    help = "Let every store be filled again from the database, without the encoder. Run it after a database restore."
+    help = "Make every store fill itself again from the database, without the encoder. Run it after a database restore."
 
     def handle(self, *args: Any, **options: Any) -> None:
         reset_feed()

@@ -1,4 +1,4 @@
-"""Start over: for a change of checkpoint."""
+"""Delete the index and start over, for a change of checkpoint."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from visual_search.management.base import IndexCommand
 
 
 class Command(IndexCommand):
-    help = "Delete the whole index and mark every product. Searches find nothing until the worker is through."
+    help = "Delete the whole index and mark every product. Searches find nothing until the worker has indexed them."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--yes", action="store_true", help="Don't ask.")
+        parser.add_argument("--yes", action="store_true", help="Do not ask for confirmation.")
 
     def handle(self, *args: Any, **options: Any) -> None:
         checkpoint = get_settings().CHECKPOINT
         if not options["yes"]:
-            answer = input(f"Delete the index and make it anew with {checkpoint!r}? Searches stop meanwhile. [y/N] ")
+            answer = input(
+                f"Delete the index and rebuild it with {checkpoint!r}? Searches find nothing meanwhile. [y/N] "
+            )
             if answer.strip().lower() not in ("y", "yes"):
                 raise CommandError("Nothing was changed.")
         reset_index()

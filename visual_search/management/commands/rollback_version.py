@@ -1,4 +1,4 @@
-"""Go back to the index version that was active before."""
+"""Go back to the previously active index version."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from visual_search.management.progress import Progress
 
 
 class Command(IndexCommand):
-    help = "Catch the version that was active before up with the shop, and make it the active one again."
+    help = "Bring the previously active version up to date, and make it active again."
 
     def handle(self, *args: Any, **options: Any) -> None:
         with Progress(0, "Catching up") as bar:

@@ -1,4 +1,4 @@
-"""Search from the terminal."""
+"""Search by photo or text from the terminal."""
 
 from __future__ import annotations
 
@@ -23,31 +23,47 @@ class Command(IndexCommand):
     help = "Find products by a photo, a text or both, and print them with scores and milliseconds."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("photo", nargs="?", metavar="PATH", help="A photo; may be left out with --text.")
-        parser.add_argument("--text", help="What to look for in words; with a photo, what should be different.")
-        parser.add_argument("--crop", metavar="L,T,R,B", default="", help="The part to search with, 0 to 1.")
-        parser.add_argument("--like", action="append", default=[], metavar="KEY", help="A product it should be like.")
-        parser.add_argument("--unlike", action="append", default=[], metavar="KEY", help="One it should not be like.")
+        parser.add_argument("photo", nargs="?", metavar="PATH", help="A photo; optional with --text.")
+        parser.add_argument("--text", help="A description of what to find; with a photo, of what should be different.")
+        parser.add_argument(
+            "--crop",
+            metavar="L,T,R,B",
+            default="",
+            help="The part of the photo to use: left, top, right, bottom, from 0 to 1.",
+        )
+        parser.add_argument(
+            "--like", action="append", default=[], metavar="KEY", help="A product that results should resemble."
+        )
+        parser.add_argument(
+            "--unlike", action="append", default=[], metavar="KEY", help="A product that results should not resemble."
+        )
         parser.add_argument("--photo-weight", type=float, default=1.0)
         parser.add_argument("--text-weight", type=float, default=1.0)
         parser.add_argument("--limit", type=int, default=10)
         parser.add_argument("--score-threshold", type=float)
-        parser.add_argument("--fallback", type=int, default=5, help="Nearest products where none passes it.")
+        parser.add_argument(
+            "--fallback",
+            type=int,
+            default=5,
+            help="How many of the nearest products to show if none passes the score threshold (%(default)d).",
+        )
         try:
             declared = get_catalog().filters
         except ConfigurationError:
-            return  # the system checks, which run first, say what is wrong
+            return  # the system checks, which run first, report the error
         for parameter in parameter_names(declared):
             is_number = isinstance(declared.get(parameter.partition("_")[2]), Number)
             many: dict[str, Any] = {} if is_number else {"action": "append"}
-            with contextlib.suppress(argparse.ArgumentError):  # an option of every command; a system check says so
+            with contextlib.suppress(
+                argparse.ArgumentError
+            ):  # a clash with a built-in option; a system check reports it
                 parser.add_argument(
                     f"--{parameter.replace('_', '-')}", dest=f"filter_{parameter}", metavar="VALUE", **many
                 )
 
     def handle(self, *args: Any, **options: Any) -> None:
         query = validate_query(self.read_query(options))
-        for photo in query.photos:  # refused before the encoder is loaded for nothing
+        for photo in query.photos:  # reject a bad photo before the encoder is loaded
             photo.decode(target_px=MIN_SIDE_PX)
         warm_up()
         self.print_table(search(query))
@@ -78,7 +94,7 @@ class Command(IndexCommand):
         catalog = get_catalog()
         for photo in results.photos:
             if photo.fallback:
-                self.stdout.write(f"The photo was searched with as it is ({photo.fallback}).")
+                self.stdout.write(f"The photo was used without preparation ({photo.fallback}).")
             elif photo.preparation != "none":
                 self.stdout.write(f"The photo was prepared by {photo.preparation!r}.")
         if results.is_nothing_close:

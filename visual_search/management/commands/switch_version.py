@@ -1,4 +1,4 @@
-"""Make another index version the one that searches use."""
+"""Switch searches to another index version."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from visual_search.management.progress import Progress
 
 
 class Command(IndexCommand):
-    help = "Catch a version up with the shop and make it the active one. No search fails meanwhile."
+    help = "Bring a version up to date and make it active. Searches go on meanwhile."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("version", type=int, help="Its number, as `list_versions` shows it.")
+        parser.add_argument("version", type=int, help="The version's number, as shown by `list_versions`.")
 
     def handle(self, *args: Any, **options: Any) -> None:
         version = versions.get_version(options["version"])
         with Progress(building.count_pending(version), "Catching up") as bar:
             before = building.switch(version, progress=lambda result: bar.advance())
         self.stdout.write(self.style.SUCCESS(f"Version {version.pk} ({version.checkpoint}) is active."))
-        self.stdout.write(f"Back to version {before.pk} ({before.checkpoint}): `manage.py rollback_version`.")
+        self.stdout.write(f"To go back to version {before.pk} ({before.checkpoint}), run `manage.py rollback_version`.")

@@ -1,4 +1,4 @@
-"""Compare the index with the shop and name every difference. Exit 1 if there is one."""
+"""Compare the index with the shop and list every difference. Exit with 1 if there is one."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ SHOWN = 50  # differences printed; --json has them all
 
 
 class Command(IndexCommand):
-    help = (
-        "Recompute what the index should hold from the shop's rows, and compare it with entries, embeddings and store."
-    )
+    help = "Compute from the shop's rows what the index should hold, and compare it with entries, embeddings and store."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--deep", action="store_true", help="Also hash every image and embed 20 of them again.")
-        parser.add_argument("--json", action="store_true", help="One JSON object with every difference.")
+        parser.add_argument("--deep", action="store_true", help="Also hash every image, and embed 20 of them again.")
+        parser.add_argument("--json", action="store_true", help="Print one JSON object with every difference.")
 
     def handle(self, *args: Any, **options: Any) -> None:
         report = verify(is_deep=options["deep"])
@@ -44,4 +42,6 @@ class Command(IndexCommand):
             + (f"{len(report.differences)} differences ({counted})." if report.differences else "no differences.")
         )
         if report.unreadable:
-            self.stdout.write(f"{report.unreadable} products are not, or not wholly, indexed; `index_status` says why.")
+            self.stdout.write(
+                f"{report.unreadable} products are not indexed, or only partly; `index_status` shows why."
+            )

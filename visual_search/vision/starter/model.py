@@ -1,6 +1,6 @@
-"""The starter's dual encoder in transformers' form: the same calls and outputs as CLIP.
+"""The starter as a transformers model, with the same calls and outputs as CLIP.
 
-Importing this module registers it, so that AutoConfig and AutoModel know its folders.
+Importing this module registers it, so that AutoConfig and AutoModel can load its folders.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ MODEL_TYPE = "visual-search-starter"
 
 
 class StarterConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
-    """What the weights alone do not say.
+    """The settings of a StarterModel.
 
     text_config: the text tower's BertConfig as a dict.
-    visual_dim: length of the part of an image's embedding that only images fill.
+    visual_dim: length of the part of an embedding that only images use.
     concept_dim: length of the part that images and texts share: the text tower's width.
-    concept_weight: share of the concept part in an image's squared length. More helps text search and costs photo
-        search; at 0.1 photos lose nothing measurable.
+    concept_weight: share of the concept part in an image's squared length. A higher value helps text search and
+        harms photo search; 0.1 has no measurable effect on photo search.
     """
 
     model_type = MODEL_TYPE
@@ -36,7 +36,7 @@ class StarterConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         visual_dim: int = 640,
         concept_dim: int = 384,
         concept_weight: float = 0.1,
-        logit_scale_init_value: float = 2.6592,  # ln(1 / 0.07), as CLIP starts (arXiv:2103.00020)
+        logit_scale_init_value: float = 2.6592,  # ln(1 / 0.07), CLIP's initial value (arXiv:2103.00020)
         **kwargs: Any,
     ) -> None:
         self.text_config = text_config or {}
@@ -50,13 +50,13 @@ class StarterConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
 
 
 class StarterModel(PreTrainedModel):
-    """A dual encoder whose two towers were trained apart and meet in class names.
+    """A dual encoder whose two towers were trained separately and are connected by class names.
 
     image = [sqrt(1 - w) visual | sqrt(w) concepts], text = [0 | words]; each part has unit length.
     - visual: the pooled features in a basis of the classifier's rows.
     - concepts: the classifier's probabilities times the class names' text embeddings (ConSE, arXiv:1312.5650).
-    - words: the mean of the text tower's token states (Sentence-BERT, arXiv:1908.10084), less the mean of all names.
-    Two images compare by both parts, a text and an image by the second one: their cosines stay below sqrt(w).
+    - words: the mean of the text tower's token states (Sentence-BERT, arXiv:1908.10084), minus the class names' mean.
+    Two images are compared by both parts, a text and an image by the second part, so their cosine is below sqrt(w).
     """
 
     config_class = StarterConfig
@@ -77,7 +77,7 @@ class StarterModel(PreTrainedModel):
         self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Do nothing: every weight comes out of the checkpoint."""
+        """Do nothing: the checkpoint contains every weight."""
 
     def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
         """Return (n, visual_dim + concept_dim) unit embeddings of (n, 3, 224, 224) pixels as `pooler_output`."""
@@ -96,7 +96,7 @@ class StarterModel(PreTrainedModel):
     def forward(
         self, input_ids: Tensor, pixel_values: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
     ) -> dict[str, Tensor]:
-        """Return the embeddings of images and texts and their scaled cosines, named as CLIP names them."""
+        """Return the embeddings of images and texts and their scaled cosines, under CLIP's names."""
         image_embeds = self._image_embeds(pixel_values)
         text_embeds = self._text_embeds(input_ids, attention_mask)
         logits_per_image = self.logit_scale.exp() * image_embeds @ text_embeds.T
