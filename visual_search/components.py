@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from django.core.signals import setting_changed
@@ -24,10 +25,23 @@ if TYPE_CHECKING:
     from visual_search.vision.background import BackgroundRemover
     from visual_search.vision.encoder import FloatArray, TransformersEncoder
 
+
+@dataclass(slots=True, eq=False)
+class OpenStore:
+    """A version's store in this process. users: searches under way. is_current: later searches use it too."""
+
+    store: VectorStore
+    checkpoint: str
+    pid: int
+    users: int = 0
+    is_current: bool = True
+
+
 _lock = threading.RLock()
 _encoders: dict[tuple[object, ...], TransformersEncoder] = {}
 _removers: dict[tuple[object, ...], BackgroundRemover] = {}
-_stores: dict[tuple[int, int], VectorStore] = {}
+_stores: dict[tuple[int, int], OpenStore] = {}
+_replaced: list[OpenStore] = []
 _slots: dict[tuple[int, int], threading.BoundedSemaphore] = {}
 
 
@@ -107,42 +121,94 @@ def encode_slot() -> Iterator[None]:
 
 
 def store_for(version: IndexVersion) -> VectorStore:
-    """Return this process's store of a version, not yet opened. Raises ConfigurationError if STORE is wrong."""
+    """Return this process's store for a version. Opens nothing. Raises ConfigurationError."""
+    return _open_store(version).store
+
+
+def new_store(version: IndexVersion) -> VectorStore:
+    """Return another store for the version, which no search uses yet. Opens nothing. Raises ConfigurationError."""
+    settings = get_settings()
+    try:
+        backend = import_string(settings.STORE["BACKEND"])
+        store: VectorStore = backend(
+            name=f"{settings.COLLECTION}_v{version.pk}",
+            dim=version.dim,
+            fields=get_catalog().field_kinds(),
+            **settings.STORE.get("OPTIONS", {}),
+        )
+    except (ImportError, KeyError, TypeError) as error:
+        raise ConfigurationError(f'VISUAL_SEARCH["STORE"] can\'t be used: {error}') from error
+    return store
+
+
+def _open_store(version: IndexVersion) -> OpenStore:
     with _lock:
         key = (os.getpid(), version.pk)
         if key not in _stores:
-            settings = get_settings()
-            try:
-                backend = import_string(settings.STORE["BACKEND"])
-                _stores[key] = backend(
-                    name=f"{settings.COLLECTION}_v{version.pk}",
-                    dim=version.dim,
-                    fields=get_catalog().field_kinds(),
-                    **settings.STORE.get("OPTIONS", {}),
-                )
-            except (ImportError, KeyError, TypeError) as error:
-                raise ConfigurationError(f'VISUAL_SEARCH["STORE"] can\'t be used: {error}') from error
+            _stores[key] = OpenStore(new_store(version), version.checkpoint, os.getpid())
         return _stores[key]
+
+
+@contextmanager
+def hold_store(version: IndexVersion) -> Iterator[VectorStore]:
+    """Hold the version's store and encoder while the block runs: whatever replaces them waits until it ends."""
+    with _lock:
+        held = _open_store(version)
+        held.users += 1
+    try:
+        yield held.store
+    finally:
+        with _lock:
+            held.users -= 1
+            if not held.is_current:
+                _close_replaced()
+
+
+def replace_store(version: IndexVersion, store: VectorStore) -> None:
+    """Let later searches use `store`; the one before is closed when the last search that uses it ends."""
+    with _lock:
+        _retire((os.getpid(), version.pk))
+        _stores[os.getpid(), version.pk] = OpenStore(store, version.checkpoint, os.getpid())
+        _close_replaced()
 
 
 def close_stores() -> None:
     """Close this process's stores. The next query opens and fills them again."""
     with _lock:
-        for (pid, _), store in list(_stores.items()):
-            if pid == os.getpid():
-                store.close()
+        for opened in [*_stores.values(), *_replaced]:
+            if opened.pid == os.getpid():
+                opened.store.close()
         _stores.clear()
+        _replaced.clear()
 
 
 def release_other_versions(version: IndexVersion) -> None:
-    """Release the stores of other versions and the encoders of other checkpoints."""
+    """Release other versions' stores and other checkpoints' encoders, as soon as no search uses them any more."""
     with _lock:
-        for pid, pk in [key for key in _stores if key[1] != version.pk]:
-            store = _stores.pop((pid, pk))
-            if pid == os.getpid():
-                store.close()
-        for key in [key for key in _encoders if key[1] != version.checkpoint]:
-            del _encoders[key]
+        for key in [key for key in _stores if key[1] != version.pk]:
+            _retire(key)
+        _close_replaced()
+        in_use = {version.checkpoint, *(opened.checkpoint for opened in _replaced)}
+        for encoder_key in [key for key in _encoders if key[1] not in in_use]:
+            del _encoders[encoder_key]
+
+
+def _retire(key: tuple[int, int]) -> None:
+    if (opened := _stores.pop(key, None)) is not None:
+        opened.is_current = False
+        _replaced.append(opened)
+
+
+def _close_replaced() -> None:
+    """Close replaced stores that no search uses any more, and release encoders that only they needed."""
+    unused = [opened for opened in _replaced if not opened.users or opened.pid != os.getpid()]
+    for opened in unused:
+        _replaced.remove(opened)
+        if opened.pid == os.getpid():
+            opened.store.close()
+    in_use = {opened.checkpoint for opened in [*_stores.values(), *_replaced]}
+    for key in [key for key in _encoders if key[1] in {opened.checkpoint for opened in unused} - in_use]:
+        del _encoders[key]
 
 
 def _replace_lock() -> None:

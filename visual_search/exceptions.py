@@ -82,6 +82,12 @@ class IndexEmpty(Unavailable):
     code = "index_empty"
 
 
+class IndexFilling(Unavailable):
+    """This process's own store is being filled from the table."""
+
+    code = "index_filling"
+
+
 class IndexOutdated(Unavailable):
     """The checkpoint on this machine is not the one that the index was made with."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import signal
 import subprocess
@@ -17,12 +18,13 @@ import numpy as np
 import pytest
 from django.core.management import call_command
 from django.db import connection
+from django.utils import timezone
 from qdrant_client import QdrantClient
 
 from tests import ROOT
 from tests.qdrant_server import FakeQdrant
 from visual_search import components
-from visual_search.exceptions import LeaseLost
+from visual_search.exceptions import LeaseLost, VersionSuperseded
 from visual_search.index import feed, finish, leases, repair, sweep, versions
 from visual_search.models import Embedding, FeedLease, FeedState, IndexVersion, point_id
 from visual_search.stores.base import Point, Position
@@ -149,9 +151,16 @@ def test_feed__while_another_process_feeds_leaves_the_store_to_it(version: Index
 def test_lease_of_a_killed_feeder__is_free_when_it_has_ended(version: IndexVersion) -> None:
     write(version, "1")
     leases.get_row(version)
-    FeedLease.objects.update(token=uuid.uuid4(), lease_until="2999-01-01T00:00Z")
+    FeedLease.objects.update(token=uuid.uuid4(), lease_until=timezone.now() + datetime.timedelta(seconds=30))
     assert feed_now(version) == 0
     assert take_over(version) == 1
+
+
+def test_lease_of_a_clock_that_was_set_back__is_free(version: IndexVersion) -> None:
+    write(version, "1")
+    leases.get_row(version)
+    FeedLease.objects.update(token=uuid.uuid4(), lease_until=timezone.now() + datetime.timedelta(hours=1))
+    assert feed_now(version) == 1
 
 
 def test_lease__is_waited_for_on_request(version: IndexVersion, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,18 +265,77 @@ def test_position_that_a_paused_feeder_set_ahead_of_one_that_started_over__is_no
     assert stored(version) == table(version)
 
 
-def test_paused_feeder_that_empties_a_store_filled_since__is_noticed_by_the_next_feed(
-    version: IndexVersion, store: PausingStore
+def test_feeder_that_waited_for_the_lease__reads_the_state_anew(
+    version: IndexVersion, store: PausingStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(version, "1", "2")
+    write(version, *map(str, range(50)))
     feed_now(version)
-    FeedState.objects.update(epoch=uuid.uuid4())
-    store.meanwhile["reset"] = lambda: take_over(version)
-    with pytest.raises(LeaseLost):
-        feed.catch_up(version, store)
-    assert stored(version) == {}
-    assert feed_now(version) == 2
+    write(version, "50")
+    take, resets = leases._take, forbid_resets(monkeypatch)
+
+    def take_second(lease: leases.Lease) -> bool:
+        """Lose the lease once to another process, which feeds rows that are newer than what this one read."""
+        monkeypatch.setattr(leases, "_take", take)
+        write(version, "51", "52")
+        feed_now(version)
+        return False
+
+    monkeypatch.setattr(leases, "_take", take_second)
+    feed.catch_up(version, store, wait_seconds=2)
+    assert resets == []
     assert stored(version) == table(version)
+    assert not FeedLease.objects.get().must_compare
+
+
+@pytest.mark.parametrize("is_pruned", [False, True], ids=["with tombstones", "tombstones pruned"])
+def test_refill_that_is_killed_again_and_again__continues_where_it_ended(
+    version: IndexVersion, store: PausingStore, monkeypatch: pytest.MonkeyPatch, is_pruned: bool
+) -> None:
+    monkeypatch.setattr(feed, "PAGE", 10)
+    write(version, *map(str, range(100)))
+    write(version, "0", is_gone=True)
+    if is_pruned:
+        FeedState.objects.update(pruned_through=FeedState.objects.get().last_seq)
+        Embedding.objects.filter(vector=None).delete()
+    resets = forbid_resets(monkeypatch)
+    upsert, seen = PausingStore.upsert, []
+    for _ in range(3):  # each task is killed in its fourth page
+        left = iter(range(3))
+
+        def upsert_some(self: PausingStore, points: Sequence[Point], left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            upsert(self, points)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(PausingStore, "upsert", upsert_some)
+            with pytest.raises(KeyboardInterrupt):
+                feed.catch_up(version, store)
+        seen.append(len(stored(version)))
+    assert seen == [30, 60, 90]
+    feed_now(version)
+    repair.repair_shared_store(version)
+    assert resets == []
+    assert stored(version) == table(version)
+
+
+def test_refill_within_a_deadline__hands_on_and_continues(
+    version: IndexVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "PAGE", 10)
+    write(version, *map(str, range(100)))
+    store = components.store_for(version)
+    assert [feed.catch_up(version, store, seconds=0) for _ in range(11)] == [10] * 10 + [0]
+    assert stored(version) == table(version)
+    assert not feed.feed_shared_store(version, seconds=60)
+
+
+def forbid_resets(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Record each time that a store is emptied or dropped: it answers searches meanwhile."""
+    calls: list[str] = []
+    for call in ("reset", "drop"):
+        monkeypatch.setattr(QdrantStore, call, lambda self, call=call: calls.append(call))
+    return calls
 
 
 def test_rows_of_a_worker_killed_before_it_fed_them__are_fed_by_the_sweep(version: IndexVersion) -> None:
@@ -337,7 +405,10 @@ def test_comparison__leaves_rows_that_were_not_fed_yet_to_the_feed(version: Inde
     assert stored(version) == table(version)
 
 
-def test_database_restored_from_a_backup__empties_the_store_and_fills_it_again(version: IndexVersion) -> None:
+def test_database_restored_from_a_backup__is_written_over_what_the_store_holds(
+    version: IndexVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resets = forbid_resets(monkeypatch)
     write(version, "1", "2")
     row = FeedLease.objects.get_or_create(version=version)[0]
     feed_now(version)
@@ -350,8 +421,12 @@ def test_database_restored_from_a_backup__empties_the_store_and_fills_it_again(v
     row.epoch, row.seq = str(FeedState.objects.get().epoch), 2
     row.save()
     write(version, "4", "5", "6")  # the table is ahead of the store again
-    assert feed_now(version) == 5
+    assert feed_now(version) == 3
+    assert FeedLease.objects.get().must_compare
+    sweep.sweep()
     assert stored(version) == table(version)
+    assert not FeedLease.objects.get().must_compare
+    assert resets == []
 
 
 def test_reset_feed__fills_every_store_again(version: IndexVersion, capsys: pytest.CaptureFixture[str]) -> None:
@@ -363,8 +438,31 @@ def test_reset_feed__fills_every_store_again(version: IndexVersion, capsys: pyte
     call_command("reset_feed")
     assert "within a minute" in capsys.readouterr().out
     assert feed_now(version) == 2
+    sweep.sweep()
     assert stored(version) == table(version)
     assert FeedLease.objects.get().epoch == str(FeedState.objects.get().epoch)
+
+
+def test_comparison_that_must_be_done__goes_on_over_several_sweeps(
+    version: IndexVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repair, "SLICE", 4)
+    monkeypatch.setattr(repair, "REPAIR_SECONDS", 0)
+    write(version, *map(str, range(10)))
+    feed_now(version)
+    FeedLease.objects.update(must_compare=True)
+    rounds = []
+    for _ in range(4):
+        repair.repair_shared_store(version)
+        rounds.append(FeedLease.objects.get().must_compare)
+    assert rounds == [True, True, False, False]
+
+
+def test_lease_row_of_a_version_that_was_deleted__is_no_integrity_error(version: IndexVersion) -> None:
+    gone = IndexVersion.objects.get(pk=version.pk)
+    IndexVersion.objects.all().delete()
+    with pytest.raises(VersionSuperseded):
+        leases.get_row(gone)
 
 
 def test_store_fed_before_there_was_a_lease__is_not_fed_again(version: IndexVersion) -> None:

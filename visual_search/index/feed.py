@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 from weakref import WeakKeyDictionary
 
 from visual_search.catalog import get_catalog
@@ -27,44 +28,52 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PAGE = 1000  # rows read and written at once: 2 to 4 MB of vectors
+SMALL_PAGE = 100  # where a shopper waits: about 20 ms
 PROGRESS_SECONDS = 3.0  # how often the progress of filling a store is logged
 _locks: WeakKeyDictionary[VectorStore, threading.Lock] = WeakKeyDictionary()
 _locks_lock = threading.Lock()
 
 
-def catch_up(version: IndexVersion, store: VectorStore, *, wait_seconds: float = 0) -> int:
+def catch_up(version: IndexVersion, store: VectorStore, *, wait_seconds: float = 0, seconds: float = math.inf) -> int:
     """Bring the store up to date and return how many rows were fed.
 
-    A store is emptied and fed from the start if it has no position, has another epoch, is ahead of the table (a
-    restored database), or is behind pruned tombstones. While one thread feeds the process's own store, other threads
-    query its current points; they wait only if it has no position. One process at a time feeds a shared store;
-    wait_seconds: how long to wait for another one.
+    wait_seconds: how long to wait for another process that feeds the same shared store. seconds: after this time the
+    rest is left to the next call, which continues there.
+    While one thread feeds the process's own store, other threads query its current points; they wait only if it has
+    no position.
     """
+    deadline = time.monotonic() + seconds
     if shared := as_shared(store):
-        return _catch_up_shared(version, shared, wait_seconds)
+        return _catch_up_shared(version, shared, wait_seconds, deadline)
     state = read_feed_state()
     position = store.position()
-    if position is not None and position == Position(str(state.epoch), state.last_seq):
+    if position == _end(state):
         return 0
     lock = _lock_for(store)
     if not lock.acquire(blocking=position is None):
         return 0
     try:
-        return _feed(version, store, read_feed_state(), store.position())
+        return _feed_private(version, store, read_feed_state(), store.position(), deadline)
     finally:
         lock.release()
 
 
-def feed_shared_store(version: IndexVersion) -> None:
-    """Feed the shared store, if there is one. If it does not answer, a later sweep feeds it."""
+def feed_shared_store(version: IndexVersion, *, seconds: float = math.inf) -> bool:
+    """Feed the shared store, if there is one. Return whether rows are left that this process could feed.
+
+    If the store does not answer, a later sweep feeds it.
+    """
     store = as_shared(store_for(version))
     if store is None:
-        return
+        return False
+    started = time.monotonic()
     try:
-        catch_up(version, store)
+        catch_up(version, store, seconds=seconds)
         point_alias(version, store)
     except Unavailable as error:
         logger.warning("The store could not be fed: %s", error)
+        return False
+    return time.monotonic() - started >= seconds
 
 
 def point_alias(version: IndexVersion, store: SharedStore) -> None:
@@ -78,64 +87,124 @@ def point_alias(version: IndexVersion, store: SharedStore) -> None:
         logger.warning("%s", error)
 
 
-def _catch_up_shared(version: IndexVersion, store: SharedStore, wait_seconds: float) -> int:
+def must_start_over(state: FeedState, position: Position | None) -> bool:
+    """Return whether a private store can't be brought up to date row by row.
+
+    It has no position, has another epoch, is ahead of the table (a restored database), or is behind pruned tombstones.
+    """
+    if position is None or position.epoch != str(state.epoch):
+        return True
+    return not state.pruned_through <= position.seq <= state.last_seq
+
+
+def _feed_private(
+    version: IndexVersion, store: VectorStore, state: FeedState, position: Position | None, deadline: float
+) -> int:
+    epoch = str(state.epoch)
+    is_filling = must_start_over(state, position)
+    store.ensure()
+    if is_filling and (position is not None or store.count()):
+        store.reset()
+    after = 0 if is_filling or position is None else position.seq
+    # A store that starts over gets no position until it is full: other threads wait for it.
+    size = PAGE if deadline == math.inf else SMALL_PAGE
+    with _Progress(version, state, is_filling=is_filling) as progress:
+        for rows in _pages(version, after=after, through=state.last_seq, size=size):
+            write_rows(version, store, rows, is_empty=is_filling)
+            progress.add(len(rows))
+            if not is_filling:
+                store.set_position(Position(epoch, rows[-1].seq))
+                if time.monotonic() >= deadline:
+                    return progress.fed
+        store.set_position(_end(state))
+    return progress.fed
+
+
+def _catch_up_shared(version: IndexVersion, store: SharedStore, wait_seconds: float, deadline: float) -> int:
     fed = 0
     while True:
         state = read_feed_state()
-        if leases.trusted_position(version, store.position()) == Position(str(state.epoch), state.last_seq):
+        if leases.trusted_position(version, store.position()) == _end(state):
             return fed
         with leases.hold(version, wait_seconds=wait_seconds) as lease:
             if lease is None:
                 return fed
-            fed += _feed(version, store, state, leases.trusted_position(version, store.position()), lease)
+            # Read again under the lease: who held it before may have fed rows that are newer than what we knew.
+            state = read_feed_state()
+            fed += _feed_shared(version, store, state, lease, deadline)
         # Check again after the lease is released: a worker that committed meanwhile may have found it taken and left.
         newer = read_feed_state()
-        if (newer.epoch, newer.last_seq) == (state.epoch, state.last_seq):
+        if (newer.epoch, newer.last_seq) == (state.epoch, state.last_seq) or time.monotonic() >= deadline:
             return fed
 
 
-def _feed(
-    version: IndexVersion, store: VectorStore, state: FeedState, position: Position | None, lease: Lease | None = None
-) -> int:
-    started = time.perf_counter()
-    epoch = str(state.epoch)
-    must_start_over = (
-        position is None or position.epoch != epoch or not state.pruned_through <= position.seq <= state.last_seq
-    )
+def _feed_shared(version: IndexVersion, store: SharedStore, state: FeedState, lease: Lease, deadline: float) -> int:
+    """Feed under the lease. A store that answers is never emptied: rows are written over what it holds."""
     store.ensure()
-    if must_start_over:
-        _start_over(store, epoch, lease, is_fresh=position is None)
-    after = 0 if must_start_over or position is None else position.seq
-    fed = 0
-    logged_at = started
-    for rows in _pages(version, after=after, through=state.last_seq):
-        if lease is not None:
+    position = store.position()
+    begin, must_compare = _resume(version, store, state, position)
+    if position != begin or must_compare:
+        lease.begin(begin, must_compare=must_compare)
+    with _Progress(version, state, is_filling=begin.seq == 0) as progress:
+        for rows in _pages(version, after=begin.seq, through=state.last_seq):
             lease.renew()
-        write_rows(version, store, rows, is_empty=must_start_over)
-        fed += len(rows)
-        # A private store that starts over gets no position until it is full: other threads wait for it.
-        if store.is_shared or not must_start_over:
-            _set_position(store, Position(epoch, rows[-1].seq), lease)
-        if must_start_over and time.perf_counter() - logged_at >= PROGRESS_SECONDS:
-            logged_at = time.perf_counter()
-            logger.info("Filling the store of version %s: %d of %d rows", version.pk, fed, _count(version, state))
-    _set_position(store, Position(epoch, state.last_seq), lease)
-    if must_start_over or fed >= PAGE:
-        logger.info("Fed %d rows to the store of version %s in %.1f s", fed, version.pk, time.perf_counter() - started)
-    return fed
+            write_rows(version, store, rows)
+            progress.add(len(rows))
+            _set_position(store, Position(begin.epoch, rows[-1].seq), lease)
+            if time.monotonic() >= deadline:
+                return progress.fed
+        _set_position(store, _end(state), lease)
+    return progress.fed
 
 
-def _start_over(store: VectorStore, epoch: str, lease: Lease | None, *, is_fresh: bool) -> None:
-    if lease is not None:
-        lease.record(Position(epoch, 0))  # first: a position written later by an older feeder is then not trusted
-    if not is_fresh or store.count():  # a killed feeder leaves points without a position
-        store.reset()
+def _resume(
+    version: IndexVersion, store: SharedStore, state: FeedState, position: Position | None
+) -> tuple[Position, bool]:
+    """Return from where to feed, and whether the store may hold points that the table does not know.
+
+    Those are points of another history (a restored database), of another epoch, or of tombstones that were pruned
+    before the store reached them. The sweep compares all points with the table and removes them (repair.py).
+    """
+    epoch = str(state.epoch)
+    row = leases.get_row(version)
+    recorded = row.seq if row.epoch == epoch else None if row.epoch else state.last_seq
+    if position is None or position.epoch != epoch or recorded is None:
+        return Position(epoch, 0), store.count() > 0
+    through = min(position.seq, recorded, state.last_seq)
+    return Position(epoch, through), position.seq > through or through < state.pruned_through
 
 
-def _set_position(store: VectorStore, position: Position, lease: Lease | None) -> None:
-    if lease is not None:
-        lease.record(position)
+def _set_position(store: VectorStore, position: Position, lease: Lease) -> None:
+    lease.record(position)
     store.set_position(position)
+
+
+def _end(state: FeedState) -> Position:
+    return Position(str(state.epoch), state.last_seq)
+
+
+class _Progress:
+    """Log how far a long feed is, and how long it took."""
+
+    def __init__(self, version: IndexVersion, state: FeedState, *, is_filling: bool) -> None:
+        self.version, self.state, self.is_filling = version, state, is_filling
+        self.fed = 0
+
+    def __enter__(self) -> Self:
+        self.started = self.logged_at = time.monotonic()
+        return self
+
+    def add(self, rows: int) -> None:
+        self.fed += rows
+        if self.is_filling and time.monotonic() - self.logged_at >= PROGRESS_SECONDS:
+            self.logged_at = time.monotonic()
+            count = _count(self.version, self.state)
+            logger.info("Filling the store of version %s: %d of %d rows", self.version.pk, self.fed, count)
+
+    def __exit__(self, *error: object) -> None:
+        if self.is_filling or self.fed >= PAGE:
+            seconds = time.monotonic() - self.started
+            logger.info("Fed %d rows to the store of version %s in %.1f s", self.fed, self.version.pk, seconds)
 
 
 def write_rows(version: IndexVersion, store: VectorStore, rows: list[Embedding], *, is_empty: bool = False) -> None:
@@ -158,9 +227,9 @@ def _count(version: IndexVersion, state: FeedState) -> int:
     return Embedding.objects.using(get_catalog().database).filter(version=version, seq__lte=state.last_seq).count()
 
 
-def _pages(version: IndexVersion, *, after: int, through: int) -> Iterator[list[Embedding]]:
+def _pages(version: IndexVersion, *, after: int, through: int, size: int | None = None) -> Iterator[list[Embedding]]:
     rows = Embedding.objects.using(get_catalog().database).filter(version=version, seq__lte=through).order_by("seq")
-    while page := list(rows.filter(seq__gt=after)[:PAGE]):
+    while page := list(rows.filter(seq__gt=after)[: size or PAGE]):
         yield page
         after = page[-1].seq
 

@@ -14,12 +14,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from django.db import DatabaseError
+from django.db import DatabaseError, IntegrityError, transaction
 from django.db.models import Q
 from django.db.models.functions import Now
 
 from visual_search.catalog import get_catalog
-from visual_search.exceptions import LeaseLost
+from visual_search.exceptions import LeaseLost, VersionSuperseded
 from visual_search.models import FeedLease, IndexVersion
 from visual_search.stores.base import Position
 
@@ -42,8 +42,17 @@ class Lease:
         """Record the position; call it before writing the position to the store."""
         self._write(epoch=position.epoch, seq=position.seq)
 
+    def begin(self, position: Position, *, must_compare: bool) -> None:
+        """Record where a feed begins. must_compare: the store may hold points that the table does not know."""
+        self.record(position)
+        if must_compare:
+            rows = FeedLease.objects.using(self.database).filter(version=self.version, token=self.token)
+            rows.filter(must_compare=False).update(must_compare=True, compared_through=None)
+
     def record_comparison(self, compared_through: str | None) -> None:
-        self._write(compared_through=compared_through)
+        """Record where the comparison continues; None ends a round, after which nothing is left to compare."""
+        is_over = {} if compared_through else {"must_compare": False}
+        self._write(compared_through=compared_through, **is_over)
 
     def _write(self, **values: Any) -> None:
         rows = FeedLease.objects.using(self.database).filter(version=self.version, token=self.token)
@@ -75,11 +84,10 @@ def hold(version: IndexVersion, *, wait_seconds: float = 0) -> Iterator[Lease | 
 
 
 def trusted_position(version: IndexVersion, position: Position | None) -> Position | None:
-    """Return the store's position if it can be trusted, otherwise None: the store must be fed from the start.
+    """Return the store's position if it can be trusted, otherwise None.
 
     A position behind the row is right: a feeder was killed, or the store was restored from an old snapshot. One ahead
-    of the row is not: the database was restored from a backup, or a paused feeder wrote it after another one started
-    over.
+    of the row is not: the database was restored from a backup, or a paused feeder wrote it late.
     """
     row = get_row(version)
     if position is None or not row.epoch:  # the row records no position yet
@@ -88,14 +96,25 @@ def trusted_position(version: IndexVersion, position: Position | None) -> Positi
 
 
 def get_row(version: IndexVersion) -> FeedLease:
-    """Return the version's lease row; create it if it is missing."""
+    """Return the version's lease row; create it if it is missing. Raises VersionSuperseded if the version is gone."""
     database = version._state.db or get_catalog().database
-    return FeedLease.objects.using(database).get_or_create(version=version)[0]
+    rows = FeedLease.objects.using(database)
+    if (row := rows.filter(version=version).first()) is not None:
+        return row
+    deleted = VersionSuperseded(f"Index version {version.pk} was deleted.")
+    if not IndexVersion.objects.using(database).filter(pk=version.pk).exists():  # SQLite checks the key at the commit
+        raise deleted
+    try:
+        with transaction.atomic(using=database):
+            return rows.get_or_create(version=version)[0]
+    except IntegrityError as error:
+        raise deleted from error
 
 
 def _take(lease: Lease) -> bool:
     rows = FeedLease.objects.using(lease.database).filter(version=lease.version)
-    free = rows.filter(Q(lease_until=None) | Q(lease_until__lte=Now()))
+    # A lease that ends later than a new one would is none: the database's clock was set back.
+    free = rows.filter(Q(lease_until=None) | Q(lease_until__lte=Now()) | Q(lease_until__gt=_lease_end()))
     return bool(free.update(token=lease.token, lease_until=_lease_end()))
 
 

@@ -129,6 +129,11 @@ def run_inline() -> Iterator[None]:
         _runs_inline = before
 
 
+def runs_inline() -> bool:
+    """Return whether this process drains by itself, as in a shop's tests."""
+    return _runs_inline
+
+
 def worker_command() -> str:
     """Return the command that starts a worker. django-q2 reads the name on import, so its option -n comes too late."""
     return f"Q_CLUSTER_NAME={get_settings().QUEUE_CLUSTER} python manage.py qcluster"

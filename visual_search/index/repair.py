@@ -54,10 +54,10 @@ def repair_shared_store(version: IndexVersion) -> int:
 def _repair_slices(version: IndexVersion, store: SharedStore, lease: Lease, *, through: int) -> Iterator[int]:
     """Repair slice after slice until the last one or the time is up. Yield how many points of each were wrong."""
     began = time.monotonic()
-    compared_through = leases.get_row(version).compared_through
-    start = str(compared_through) if compared_through else None
+    row = leases.get_row(version)
+    start = str(row.compared_through) if row.compared_through else None
     # Counted once per round, not each minute: counting many millions of rows takes the database long.
-    is_wrong = start is None and not _is_complete(version, store)
+    is_wrong = row.must_compare or (start is None and not _is_complete(version, store))
     while True:
         lease.renew()
         repaired, start = repair_slice(version, store, start, through=through)

@@ -14,11 +14,9 @@ from visual_search.filters import Keyword
 from visual_search.index import building, feed, versions
 from visual_search.models import IndexEntry, IndexVersion
 from visual_search.quality.labelled import LabelledQueries, LabelledQuery
-from visual_search.search import serving
 from visual_search.search.photos import read_photo
 from visual_search.search.query import SearchQuery
 from visual_search.search.results import ProductHit, key_batches, search, visible_products
-from visual_search.stores.base import as_shared
 
 if TYPE_CHECKING:
     from django.db.models import QuerySet
@@ -80,9 +78,8 @@ def open_configuration(*, number: int | None = None, strategy: str | None = None
     encoder_for(version).warm_up()
     if strategy != "none":
         get_remover().warm_up()
-    if shared := as_shared(store_for(version)):  # workers feed only the active version's
-        feed.catch_up(version, shared, wait_seconds=building.WAIT_SECONDS)
-    serving.current_store(version)
+    # Workers feed only the active version's shared store.
+    feed.catch_up(version, store_for(version), wait_seconds=building.WAIT_SECONDS)
     return Configuration(version, strategy)
 
 

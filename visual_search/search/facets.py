@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from visual_search.catalog import get_catalog
@@ -33,23 +34,25 @@ def count_facets(filters: Filters | None = None, *, with_alternatives: bool = Fa
     with_alternatives: ignore each filter while counting its own values, to show what it could be changed to.
     Each product is counted by its main image. Products that `visible_to` hides from a request are counted too: declare
     a filter for them if even their number must stay hidden.
-    Raises IndexEmpty, IndexOutdated, StoreUnavailable.
+    Raises IndexEmpty, IndexFilling, IndexOutdated, StoreUnavailable.
     """
     timer = Timer("database", "store")
-    with timer("database"):
-        version = serving.serving_version()
-    with timer("feed"):
-        store = serving.current_store(version)
     products = replace(filters or Filters(), is_main=True)
     values: dict[str, dict[str | bool, int]] = {}
     bounds: dict[str, Range | None] = {}
-    with timer("store"):
-        for name, declared in get_catalog().filters.items():
-            counted = without_filter(products, name) if with_alternatives else products
-            if isinstance(declared, Number):
-                bounds[name] = store.bounds(name, counted)
-            else:
-                values[name] = store.facet(name, counted, limit=MAX_VALUES)
+    with ExitStack() as held:
+        with timer("database"):
+            version, store = held.enter_context(serving.hold_version())
+        with timer("feed"):
+            serving.bring_up_to_date(version, store)
+        with timer("store"):
+            for name, declared in get_catalog().filters.items():
+                counted = without_filter(products, name) if with_alternatives else products
+                if isinstance(declared, Number):
+                    bounds[name] = store.bounds(name, counted)
+                else:
+                    values[name] = store.facet(name, counted, limit=MAX_VALUES)
+        serving.check_filled(store)
     return Facets(values, bounds, timer.stages)
 
 

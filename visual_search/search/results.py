@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,8 @@ POINTS_PER_PRODUCT = 3  # first request, per product wanted: products have sever
 # The smallest request; if it is not enough, the next one is four times as large. An engine with an approximate index
 # may return other points for a larger limit, so all pages of the first hundred products come from the same request.
 POINTS_AT_FIRST = 320
-KEYS_PER_QUERY = 1000
+KEYS_PER_QUERY = 10_000  # SQLite takes 32,766 parameters, PostgreSQL 65,535
+BATCH_GROWTH = 8  # each look-up for a page that is not full yet reads so many times more keys than the one before
 SIMILAR_LIMIT = 8  # one or two rows on a product page
 
 
@@ -75,23 +77,25 @@ def search(
     version: an index version from `versions.get_version` to search instead of the serving one, for evaluations.
     Only products in `visible_to(queryset())` for this request are returned, whatever the store holds. Products with
     equal scores are ordered by key, so that no product is on two pages.
-    Raises InvalidQuery, PhotoRejected, Busy, IndexEmpty, IndexOutdated, StoreUnavailable.
+    Raises InvalidQuery, PhotoRejected, Busy, IndexEmpty, IndexFilling, IndexOutdated, StoreUnavailable.
     """
     query = validate_query(query)
     timer = Timer(*STAGES)
-    with timer("database"):
-        version = version or serving.serving_version()
-    vector, photos = embed_query(query, version, timer)
-    with timer("feed"):
-        store = serving.current_store(version)
     loader = ProductLoader(query, request)
-    hits, has_more = find_page(store, vector, query, loader, threshold_of(query, version), timer)
-    fallback: list[ProductHit] = []
-    is_nothing_close = False
-    if not hits and query.offset == 0 and threshold_of(query, version) is not None:
-        nearest = replace(query, limit=query.fallback or 1)
-        fallback, _ = find_page(store, vector, nearest, loader, None, timer)
-        is_nothing_close = bool(fallback)
+    with ExitStack() as held:
+        with timer("database"):
+            version, store = held.enter_context(serving.hold_version(version))
+        vector, photos = embed_query(query, version, timer)
+        with timer("feed"):
+            serving.bring_up_to_date(version, store)
+        threshold = threshold_of(query, version)
+        hits, has_more = find_page(store, vector, query, loader, threshold, timer)
+        fallback: list[ProductHit] = []
+        is_nothing_close = False
+        if not hits and query.offset == 0 and threshold is not None:
+            nearest = replace(query, limit=query.fallback or 1)
+            fallback, _ = find_page(store, vector, nearest, loader, None, timer)
+            is_nothing_close = bool(fallback)
     following = query.offset + len(hits)
     return SearchResults(
         hits,
@@ -135,6 +139,7 @@ def find_page(
     while True:
         with timer("store"):
             points = store.query(vector, query.filters, limit=fetch, score_threshold=threshold)
+            serving.check_filled(store)
         is_exhausted = len(points) < fetch
         best = best_per_product(points if is_exhausted else without_last_score(points), query.held_out)
         with timer("database"):
@@ -185,14 +190,18 @@ class ProductLoader:
         """
         candidates = [hit for hit in best if hit.product not in self.examples]
         shown: list[Hit] = []
-        for start in range(0, max(1, len(candidates)), wanted):
-            batch = candidates[start : start + wanted]
+        start, size = 0, wanted
+        while True:
+            batch = candidates[start : start + size]
             self._load_visibility([*self.examples, *(hit.product for hit in batch)])
             if hidden := [key for key in self.examples if not self.is_visible[key]]:
                 raise not_indexed_error(hidden[0])
             shown += [hit for hit in batch if self.is_visible[hit.product]]
-            if len(shown) >= wanted:
+            start += size
+            if len(shown) >= wanted or start >= len(candidates):
                 break
+            size *= BATCH_GROWTH  # most are hidden from this request: ask for many at once
+            self.reads_rows = False
         return shown[:wanted]
 
     def hydrate(self, hits: Sequence[Hit]) -> list[ProductHit]:

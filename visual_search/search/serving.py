@@ -10,21 +10,35 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from django.db import connections
 
-from visual_search.components import encoder_for, get_encoder, release_other_versions, store_for
-from visual_search.exceptions import IndexEmpty, IndexOutdated
-from visual_search.index import feed, versions
+from visual_search.components import (
+    encoder_for,
+    get_encoder,
+    hold_store,
+    new_store,
+    release_other_versions,
+    replace_store,
+    store_for,
+)
+from visual_search.exceptions import IndexEmpty, IndexFilling, IndexOutdated
+from visual_search.index import feed, queue, versions
 from visual_search.models import IndexVersion
 from visual_search.stores.base import Position, VectorStore
 
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 60  # after a failed warm-up
+FEED_SECONDS = 0.03  # of a search, which writes one more page of 20 ms then
+FILL_WAIT_SECONDS = 5.0  # of a search, for a store that was never filled; as long as for the encoder
 
 _served: dict[int, int] = {}  # process id → primary key of the version
 _warming: dict[tuple[int, int], float] = {}  # (process id, version) → start time of the thread
+_refreshing: dict[tuple[int, int], threading.Event] = {}
+_refreshing_lock = threading.Lock()
 
 
 def serving_version() -> IndexVersion:
@@ -40,6 +54,23 @@ def serving_version() -> IndexVersion:
     return old
 
 
+@contextmanager
+def hold_version(version: IndexVersion | None = None) -> Iterator[tuple[IndexVersion, VectorStore]]:
+    """Hold a version (the serving one by default) with its store and encoder while the block runs.
+
+    A switch in another thread replaces them for later searches and closes them when this one has ended.
+    Raises IndexEmpty, IndexOutdated.
+    """
+    is_served = version is None
+    while True:
+        held = version or serving_version()
+        with hold_store(held) as store:
+            # Another thread may have switched between the look-up and the hold.
+            if not is_served or _served.get(os.getpid()) == held.pk:
+                yield held, store
+                return
+
+
 def find_serving_version() -> IndexVersion | None:
     """Return what `serving_version` would return, or None where it would raise. Changes nothing."""
     try:
@@ -52,17 +83,67 @@ def find_serving_version() -> IndexVersion | None:
     return versions.all_versions().filter(pk=served).first() or active
 
 
-def current_store(version: IndexVersion) -> VectorStore:
-    """Return the version's store. Brings an embedded store up to date first; workers feed a shared one.
+def bring_up_to_date(version: IndexVersion, store: VectorStore) -> None:
+    """Bring an embedded store up to date for a search; workers feed a shared one.
 
+    A search feeds for FEED_SECONDS at most and then uses what is there; a thread goes on. It waits only for a store
+    that was never filled.
     version: with the feed state, as `versions.all_versions` returns it.
+    Raises IndexFilling.
     """
-    store = store_for(version)
-    if not store.is_shared:
-        epoch, seq = getattr(version, "feed_epoch", None), getattr(version, "feed_seq", None)
-        if epoch is None or seq is None or store.position() != Position(str(epoch), seq):
+    if store.is_shared or store.position() == _fed_through(version):
+        return
+    if queue.runs_inline():
+        feed.catch_up(version, store)
+        return
+    state = feed.read_feed_state()
+    if not feed.must_start_over(state, store.position()):
+        feed.catch_up(version, store, seconds=FEED_SECONDS)
+        position = store.position()
+        if position is not None and position.seq >= state.last_seq:
+            return
+    filling = _refresh_in_thread(version)
+    if store.position() is None and not filling.wait(FILL_WAIT_SECONDS):
+        raise IndexFilling(f"The store of index version {version.pk} is being filled in this process.")
+
+
+def check_filled(store: VectorStore) -> None:
+    """Raise IndexFilling if the store was found damaged and closed: its answer comes from an empty one."""
+    if not store.is_shared and store.position() is None:
+        raise IndexFilling("A damaged store was closed; the next search fills another one.")
+
+
+def _fed_through(version: IndexVersion) -> Position | None:
+    epoch, seq = getattr(version, "feed_epoch", None), getattr(version, "feed_seq", None)
+    return None if epoch is None or seq is None else Position(str(epoch), seq)
+
+
+def _refresh_in_thread(version: IndexVersion) -> threading.Event:
+    """Bring this process's store up to date in a thread, one at a time. Return what is set when it ends."""
+    key = (os.getpid(), version.pk)
+    with _refreshing_lock:
+        if key not in _refreshing:
+            _refreshing[key] = threading.Event()
+            threading.Thread(target=_refresh, args=(version,), name="visual_search-refresh", daemon=True).start()
+        return _refreshing[key]
+
+
+def _refresh(version: IndexVersion) -> None:
+    try:
+        store = store_for(version)
+        if store.position() is not None and feed.must_start_over(feed.read_feed_state(), store.position()):
+            # The old store answers until the new one is full.
+            store = new_store(version)
             feed.catch_up(version, store)
-    return store
+            replace_store(version, store)
+        else:
+            feed.catch_up(version, store)
+    except Exception:  # searches report it too; the next one tries again
+        logger.exception("The store of index version %s can't be brought up to date in this process", version.pk)
+    finally:
+        with _refreshing_lock:
+            _refreshing.pop((os.getpid(), version.pk)).set()
+        connections.close_all()
 
 
 def is_warm(version: IndexVersion) -> bool:
@@ -76,7 +157,9 @@ def is_warm(version: IndexVersion) -> bool:
 def warm_up(version: IndexVersion) -> None:
     """Load the version's encoder and fill its store. Passes their errors on."""
     encoder_for(version).warm_up()
-    current_store(version)
+    store = store_for(version)
+    if not store.is_shared:
+        feed.catch_up(version, store)
 
 
 def reset() -> None:

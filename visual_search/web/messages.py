@@ -50,6 +50,7 @@ SENTENCES: dict[str, _StrPromise] = {
     "permission_denied": _("You may not search by photo here."),
     "search_busy": _("Many people are searching at this moment. Please try again."),
     "index_empty": PREPARING,
+    "index_filling": PREPARING,
     "index_outdated": PREPARING,
     "store_unavailable": UNAVAILABLE,
     "search_unavailable": UNAVAILABLE,
