@@ -78,7 +78,7 @@ class Shop:
     def wait_with_sweeps(self, **states: int) -> None:
         """Wait like `wait`, but sweep at once instead of when the schedule does, each minute."""
         for _ in range(60):
-            self.shell("from visual_search import tasks; tasks.sweep()")
+            self.shell("from visual_search.index import queue, sweep; sweep.sweep(); queue.enqueue_drain()")
             status = self.status()
             if not status["marks"]:
                 break

@@ -44,7 +44,7 @@ INNER_LAYERS = {
         "embedding",
         "plans",
         "repair finish expansion",
-        "status marks feed claims",
+        "status marks feed claims reading",
         "queue versions leases relations",
     ],
     "search": ["facets results", "query", "serving photos"],

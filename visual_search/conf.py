@@ -60,6 +60,8 @@ class Settings:
     """The django-q2 cluster that embeds: `Q_CLUSTER_NAME=embedding python manage.py qcluster`."""
     DRAIN_SECONDS: float = 60
     """A drain ends after this time and requests another: half of the task's timeout, which can't stop a C call."""
+    READ_SECONDS: float = 20
+    """How long a drain waits for a batch of image files; a storage that hangs must not have the task killed."""
     LEASE_SECONDS: float = 300
     """A claim expires if not renewed for this long. It is renewed for each batch, which takes far less time."""
     MAX_ATTEMPTS: int = 3

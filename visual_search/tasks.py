@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from visual_search.catalog import get_catalog
 from visual_search.index import drain as drains
 from visual_search.index import queue, sharing
 from visual_search.index import sweep as sweeps
@@ -26,6 +27,8 @@ def drain() -> dict[str, int]:
 
 def sweep() -> dict[str, int]:
     """Find changes that sent no signal, and request a drain if marks are waiting."""
+    if not sweeps.is_due(get_catalog().database):
+        return {}
     report = sweeps.sweep()
     if report.pop("waiting"):
         queue.enqueue_drain()

@@ -92,7 +92,13 @@ class Machines:
     def sweep_until_dry(self) -> None:
         """Sweep until no mark is left, without waiting for the clusters' schedulers, which sweep once a minute."""
         for _ in range(60):
-            self.run("manage.py", "shell", "--no-imports", "-c", "from visual_search import tasks; tasks.sweep()")
+            self.run(
+                "manage.py",
+                "shell",
+                "--no-imports",
+                "-c",
+                "from visual_search.index import queue, sweep; sweep.sweep(); queue.enqueue_drain()",
+            )
             if not self.count(MARKS):
                 return
             time.sleep(1)

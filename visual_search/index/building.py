@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from django.db import transaction
@@ -22,7 +23,7 @@ from visual_search.conf import get_settings
 from visual_search.exceptions import ConfigurationError, IndexEmpty, Unavailable
 from visual_search.index import claims, drain, feed
 from visual_search.index.finish import DrainReport, Result
-from visual_search.index.marks import mark_keys
+from visual_search.index.queue import request_drain
 from visual_search.index.relations import iter_key_slices
 from visual_search.index.versions import find_active
 from visual_search.models import Embedding, FeedState, IndexEntry, IndexVersion, get_singleton, index_fingerprint
@@ -98,43 +99,45 @@ def count_pending(version: IndexVersion) -> int:
     return entries.filter(version=version, state=IndexEntry.State.PENDING).count()
 
 
-def switch(version: IndexVersion, *, progress: Progress | None = None) -> IndexVersion:
-    """Bring the version up to date, activate it, and return the previously active one.
+def switch(version: IndexVersion, *, progress: Progress | None = None, catches_up: bool = True) -> IndexVersion:
+    """Activate the version and return the previously active one.
 
+    catches_up: bring it up to date first; otherwise drains index afterwards what changed while it was not active.
     Each searching process moves to it once its encoder is loaded and its store is filled.
     Raises ConfigurationError if it is already active or was deleted, StoreUnavailable if a shared store can't be fed.
     """
     database = get_catalog().database
     if version.state == State.ACTIVE:
         raise ConfigurationError(f"Version {version.pk} is active already.")
-    build(version, progress=progress)
+    if catches_up:
+        build(version, progress=progress)
     if shared := as_shared(store_for(version)):
         feed.catch_up(version, shared, wait_seconds=WAIT_SECONDS)
-    with transaction.atomic(using=database):
-        get_singleton(FeedState, database)
-        FeedState.objects.using(database).select_for_update().get(pk=1)
-        rows = {row.pk: row for row in IndexVersion.objects.using(database).select_for_update().order_by("pk")}
+    with _lock_versions(database) as rows:
         active = next((row for row in rows.values() if row.state == State.ACTIVE), None)
-        if active is None or version.pk not in rows or active.pk == version.pk:
+        if active is None or active.pk == version.pk:
             raise ConfigurationError(f"Another switch happened meanwhile: version {active and active.pk} is active.")
+        if version.pk not in rows or rows[version.pk].state == State.DELETING:
+            raise ConfigurationError(f"Version {version.pk} was deleted meanwhile.")
         _set_state(active, State.RETIRED)
         _set_state(version, State.ACTIVE, activated_at=Now())
-        # Drains now index the products that changed since the build.
-        pending = IndexEntry.objects.using(database).filter(version=version, state=IndexEntry.State.PENDING)
-        mark_keys(list(pending.values_list("key", flat=True)))
+        request_drain(database)  # of the entries that are still pending
     if shared:
         feed.point_alias(version, shared)
     logger.info("Index version %s (%s) is now active; it replaces %s.", version.pk, version.checkpoint, active.pk)
     return active
 
 
-def roll_back(*, progress: Progress | None = None) -> IndexVersion:
-    """Switch to the previously active version and return it. Raises ConfigurationError if there is none."""
+def roll_back(*, progress: Progress | None = None, catches_up: bool = False) -> IndexVersion:
+    """Switch to the previously active version at once and return it. Raises ConfigurationError if there is none.
+
+    catches_up: see `switch`.
+    """
     retired = IndexVersion.objects.using(get_catalog().database).filter(state=State.RETIRED)
     version = retired.order_by(F("activated_at").desc(nulls_last=True), "-pk").first()
     if version is None:
         raise ConfigurationError("There is no version to roll back to. `manage.py list_versions` lists all versions.")
-    switch(version, progress=progress)
+    switch(version, progress=progress, catches_up=catches_up)
     return version
 
 
@@ -142,16 +145,31 @@ def prune(*, keep: int = 1, with_builds: bool = False) -> list[IndexVersion]:
     """Delete retired versions, except for the `keep` most recently active ones, and return those deleted.
 
     with_builds: also delete unfinished builds. The active version and those that the settings name always stay.
+    A version is taken out of use first, so that nobody switches to it while it is deleted. What a killed prune left is
+    deleted by the next one.
     """
     database = get_catalog().database
-    versions = IndexVersion.objects.using(database)
-    retired = versions.filter(state=State.RETIRED).order_by(F("activated_at").desc(nulls_last=True), "-pk")
-    candidates = [*retired[keep:], *(versions.filter(state=State.BUILDING) if with_builds else [])]
     wanted = get_settings().CHECKPOINT, gallery_preparation()
-    deleted = [version for version in candidates if (version.checkpoint, version.preparation) != wanted]
+    with _lock_versions(database):
+        versions = IndexVersion.objects.using(database)
+        retired = versions.filter(state=State.RETIRED).order_by(F("activated_at").desc(nulls_last=True), "-pk")
+        candidates = [*retired[keep:], *(versions.filter(state=State.BUILDING) if with_builds else [])]
+        for version in candidates:
+            if (version.checkpoint, version.preparation) != wanted:
+                _set_state(version, State.DELETING)
+    deleted = list(versions.filter(state=State.DELETING).order_by("pk"))
     for version in deleted:
         _delete(version, database)
     return deleted
+
+
+@contextmanager
+def _lock_versions(database: str) -> Iterator[dict[int, IndexVersion]]:
+    """Lock the versions in a transaction, under the lock that finishing drains take too. Gives them by key."""
+    get_singleton(FeedState, database)
+    with transaction.atomic(using=database):
+        FeedState.objects.using(database).select_for_update().get(pk=1)
+        yield {row.pk: row for row in IndexVersion.objects.using(database).select_for_update().order_by("pk")}
 
 
 def _delete(version: IndexVersion, database: str) -> None:
@@ -162,10 +180,8 @@ def _delete(version: IndexVersion, database: str) -> None:
         logger.warning("The store of version %s could not be deleted: %s", version.pk, error)
     for model in (Embedding, IndexEntry):
         _delete_in_slices(model.objects.using(database).filter(version=version))
-    with transaction.atomic(using=database):
-        get_singleton(FeedState, database)
-        # A drain that finishes now may add pending entries: it sees the deletion, or this DELETE removes them.
-        FeedState.objects.using(database).select_for_update().get(pk=1)
+    # A drain that finishes now may add pending entries: it sees the deletion, or this DELETE removes them.
+    with _lock_versions(database):
         IndexVersion.objects.using(database).filter(pk=version.pk).delete()
 
 

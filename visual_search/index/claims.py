@@ -23,6 +23,8 @@ from visual_search.models import IndexEntry, IndexMark, IndexVersion, model_labe
 MARKS_PER_CLAIM = 5_000  # further marks of the same products are left for the next claim
 MARKS_PER_PRODUCT = 4  # marks read for each product to claim; one product may have several
 
+GIVEN_UP_FOR = datetime.timedelta(days=1)  # a product that killed MAX_ATTEMPTS workers
+
 State = IndexEntry.State
 
 
@@ -44,6 +46,14 @@ class Claim:
     token: uuid.UUID
     products: dict[str, ClaimedProduct]
     is_build: bool = False
+
+
+def has_work(database: str) -> bool:
+    """Return whether marks wait, or products that the active version has still to catch up with."""
+    pending = IndexEntry.objects.using(database).filter(
+        version__state=IndexVersion.State.ACTIVE, state=IndexEntry.State.PENDING
+    )
+    return IndexMark.objects.using(database).exists() or pending.exists()
 
 
 def claim(version: IndexVersion, *, limit: int) -> Claim | None:
@@ -179,7 +189,11 @@ def _record_claim(
 
 
 def _give_up(entries: list[IndexEntry], database: str) -> None:
-    """Set entries whose workers kept dying to failed; a change made after the last claim is still tried."""
+    """Set entries whose workers kept dying to failed; a change made after the last claim is still tried.
+
+    They are tried again a day later: whatever killed the workers may be gone, and a mark with a lower id that was
+    committed after the claim is deleted here too.
+    """
     marks = IndexMark.objects.using(database).filter(model_label=model_label(get_catalog().model))
     for entry in entries:
         marks.filter(key=entry.key, pk__lte=entry.claimed_through).delete()
@@ -192,7 +206,7 @@ def _give_up(entries: list[IndexEntry], database: str) -> None:
             claim_token=None,
             lease_until=None,
             attempts=0,
-            next_attempt_at=None,
+            next_attempt_at=Now() + GIVEN_UP_FOR,
         )
 
 

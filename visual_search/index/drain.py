@@ -27,16 +27,16 @@ from visual_search.exceptions import (
 from visual_search.index import claims, feed, versions
 from visual_search.index.claims import Claim
 from visual_search.index.embedding import embed_plans
-from visual_search.index.expansion import expand_related_marks
+from visual_search.index.expansion import expand_related_marks, related_labels
 from visual_search.index.finish import DrainReport, Result, finish
 from visual_search.index.plans import final_result, make_plans
-from visual_search.models import IndexMark
 
 if TYPE_CHECKING:
     from visual_search.vision.encoder import TransformersEncoder
 
 logger = logging.getLogger(__name__)
 
+FEED_SECONDS = 20.0  # of a shared store, after each claim; the next task continues
 EXPAND_SECONDS = 1.0  # of each turn: directly saved products must not wait for a whole category
 CLAIM_BATCHES = 2  # a claim holds this many batches of products: while one is embedded, the next is decoded
 
@@ -50,16 +50,17 @@ def drain(*, seconds: float | None = None, progress: Callable[[Result], object] 
     database = get_catalog().database
     deadline = time.monotonic() + (get_settings().DRAIN_SECONDS if seconds is None else seconds)
     report = DrainReport()
-    expand_related_marks(database, seconds=EXPAND_SECONDS)
-    if not IndexMark.objects.using(database).exists():
-        return report
-    while True:
+    while claims.has_work(database):
+        expand_related_marks(database, seconds=EXPAND_SECONDS)
         version = versions.ensure_active()  # read for each claim: a switch may happen during the drain
         release_other_versions(version)
         encoder = encoder_for(version)
-        claim = claims.claim(version, limit=claim_size())
+        # What a version has still to catch up with after a switch has no marks.
+        claim = claims.claim(version, limit=claim_size()) or claims.claim_pending(version, limit=claim_size())
         if claim is None:
-            break
+            if related_labels(database) and time.monotonic() < deadline:
+                continue
+            break  # other workers have the rest
         try:
             for result in index_claim(claim, encoder, report=report, database=database, deadline=deadline):
                 report.add(result)
@@ -68,11 +69,12 @@ def drain(*, seconds: float | None = None, progress: Callable[[Result], object] 
         except VersionSuperseded as superseded:
             logger.info("%s", superseded)
             continue
-        feed.feed_shared_store(version)
+        feed.feed_shared_store(version, seconds=FEED_SECONDS)
         if time.monotonic() >= deadline:
-            report.is_unfinished = IndexMark.objects.using(database).exists()
+            report.is_unfinished = claims.has_work(database)
             break
-        expand_related_marks(database, seconds=EXPAND_SECONDS)
+    if (active := versions.find_active()) is not None:
+        report.is_unfinished |= feed.feed_shared_store(active, seconds=FEED_SECONDS)
     return report
 
 

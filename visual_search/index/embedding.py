@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from visual_search.components import embed_gallery
@@ -14,11 +16,15 @@ from visual_search.conf import get_settings
 from visual_search.exceptions import ConfigurationError, ImageUnavailable, ImageUnreadable, Unavailable
 from visual_search.index.finish import DrainReport
 from visual_search.index.plans import ImageJob, Plan, make_tombstone, refresh_row
+from visual_search.index.reading import ReadingThreads
 from visual_search.models import IndexVersion
 from visual_search.vision.images import content_digest, open_product_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    ReadImage = tuple[Image | None, str]
+    Reading = tuple[ImageJob, Future[ReadImage]]
 
     from visual_search.vision.encoder import TransformersEncoder
 
@@ -26,6 +32,10 @@ logger = logging.getLogger(__name__)
 
 DECODE_THREADS = min(4, os.cpu_count() or 1)
 PRODUCT_IMAGE_PIXELS = 100_000_000  # the shop's own files; 4 threads hold at most 5 GB
+
+
+class StorageHangs(ImageUnavailable):
+    """The storage did not give a file in time."""
 
 
 def embed_plans(
@@ -43,29 +53,32 @@ def embed_plans(
     if not jobs:
         return
     target_px = encoder.input_size_px * 2
-    with ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="visual_search-decode") as pool:
-        for batch in _read_ahead(pool, jobs, size=get_settings().BATCH_SIZE, target_px=target_px):
+    threads: ReadingThreads[ReadImage]
+    with ReadingThreads(DECODE_THREADS) as threads:
+        for batch in _read_ahead(threads, jobs, size=get_settings().BATCH_SIZE, target_px=target_px):
             before_batch()
-            _embed_batch(batch, version, encoder, report)
+            _embed_batch(batch, threads, version, encoder, report)
             done = [job.plan for job, _ in batch if job is job.plan.jobs[-1]]
             if done:
                 yield done
 
 
 def _read_ahead(
-    pool: ThreadPoolExecutor, jobs: list[ImageJob], *, size: int, target_px: int
-) -> Iterator[list[tuple[ImageJob, Future[tuple[Image | None, str]]]]]:
+    threads: ReadingThreads[ReadImage], jobs: list[ImageJob], *, size: int, target_px: int
+) -> Iterator[list[Reading]]:
     """Yield batches of images being read; the next batch is read while the caller processes this one."""
-    previous: list[tuple[ImageJob, Future[tuple[Image | None, str]]]] = []
+    previous: list[Reading] = []
     for start in range(0, len(jobs), size):
-        batch = [(job, pool.submit(read_image, job, target_px=target_px)) for job in jobs[start : start + size]]
+        batch = [
+            (job, threads.submit(partial(read_image, job, target_px=target_px))) for job in jobs[start : start + size]
+        ]
         if previous:
             yield previous
         previous = batch
     yield previous
 
 
-def read_image(job: ImageJob, *, target_px: int) -> tuple[Image | None, str]:
+def read_image(job: ImageJob, *, target_px: int) -> ReadImage:
     """Return the decoded image and the digest of its bytes. The image is None if the bytes are already embedded.
 
     Raises ImageUnreadable with a reason for the shop's staff, ImageUnavailable if the storage failed.
@@ -76,23 +89,41 @@ def read_image(job: ImageJob, *, target_px: int) -> tuple[Image | None, str]:
         raise ImageUnavailable("the file is missing from the storage") from error
     except Exception as error:  # each storage raises errors of its own client
         raise ImageUnavailable(f"the storage failed: {type(error).__name__}: {error}") from error
+    job.is_read = True
     digest = content_digest(data)
     if job.row.vector and job.row.digest == digest and not job.is_forced:
         return None, digest
     return open_product_image(io.BytesIO(data), max_pixels=PRODUCT_IMAGE_PIXELS, target_px=target_px), digest
 
 
+def _result_of(job: ImageJob, reading: Future[ReadImage], deadline: float) -> ReadImage:
+    """Return the image, waiting for its file until the deadline. Raises what `read_image` raises."""
+    try:
+        return reading.result(timeout=max(0.0, deadline - time.monotonic()))
+    except TimeoutError as error:
+        if job.is_read:  # decoding takes a time of its own, which the limit of pixels bounds
+            return reading.result()
+        seconds = get_settings().READ_SECONDS
+        raise StorageHangs(f"the storage did not answer within {seconds:g} s") from error
+
+
 def _embed_batch(
-    batch: list[tuple[ImageJob, Future[tuple[Image | None, str]]]],
+    batch: list[Reading],
+    threads: ReadingThreads[ReadImage],
     version: IndexVersion,
     encoder: TransformersEncoder,
     report: DrainReport,
 ) -> None:
     ready: list[tuple[ImageJob, Image, str]] = []
+    deadline = time.monotonic() + get_settings().READ_SECONDS
+    hanging = 0
     for job, reading in batch:
         try:
-            image, digest = reading.result()
+            image, digest = _result_of(job, reading, deadline)
         except ImageUnreadable as error:
+            if isinstance(error, StorageHangs):
+                hanging += 1
+                threads.add_thread()
             _record_failure(job, str(error), is_transient=isinstance(error, ImageUnavailable))
             continue
         except Exception as error:  # one image's error must not stop the others
@@ -103,6 +134,8 @@ def _embed_batch(
             _record_success(job, None, digest)
         else:
             ready.append((job, image, digest))
+    if hanging == len(batch) > 1:  # no product is to blame; its attempt is given back
+        raise Unavailable("The storage of the product images does not answer.", code="storage_unavailable")
     vectors = _embed_or_isolate(version, encoder, [image for _, image, _ in ready])
     if len(ready) > 1 and all(isinstance(vector, Exception) for vector in vectors):
         raise Unavailable(f"The encoder fails on every image: {vectors[0]}", code="encoder_failed")

@@ -86,7 +86,8 @@ def finish(claim: Claim, results: Iterable[Result], *, database: str) -> list[Re
 
 
 def _other_versions(version: IndexVersion, database: str) -> list[IndexVersion]:
-    return list(IndexVersion.objects.using(database).exclude(pk=version.pk).order_by("pk"))
+    others = IndexVersion.objects.using(database).exclude(pk=version.pk).exclude(state=IndexVersion.State.DELETING)
+    return list(others.order_by("pk"))
 
 
 def _lock_claimed(claim: Claim, others: list[IndexVersion], keys: list[str], database: str) -> list[IndexEntry]:

@@ -33,6 +33,7 @@ class ImageJob:
     image: CatalogImage
     row: Embedding
     is_forced: bool
+    is_read: bool = False
 
 
 @dataclass(slots=True)

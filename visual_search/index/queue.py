@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 DRAIN, SWEEP = "visual_search.tasks.drain", "visual_search.tasks.sweep"
 SWEEP_SCHEDULE = "visual_search sweep"
+WAITING_MAX = (
+    2  # tasks in the queue, of which one may be a sweep: a backlog must not pile up more drains than are taken
+)
 REQUEST_SECONDS = 2  # a drain requested this recently and not yet started sees the new marks too
 
 _runs_inline = False
@@ -49,12 +52,15 @@ def enqueue_drain() -> None:
         import_string(DRAIN)()
         return
     states = QueueState.objects.using(get_catalog().database)
-    is_requested = Q(drain_requested_at__gte=Now() - datetime.timedelta(seconds=REQUEST_SECONDS))
+    recently = datetime.timedelta(seconds=REQUEST_SECONDS)
+    # Not in the future either: the database's clock may have been set back.
+    is_requested = Q(drain_requested_at__gte=Now() - recently, drain_requested_at__lte=Now() + recently)
     if not states.filter(~is_requested | Q(drain_requested_at=None), pk=1).update(drain_requested_at=Now()):
         if states.filter(pk=1).exists():
             return
         get_singleton(QueueState, states.db)
-    async_task(DRAIN)
+    if (waiting_tasks() or 0) < WAITING_MAX:
+        async_task(DRAIN)
 
 
 def enqueue_extra_drain() -> None:

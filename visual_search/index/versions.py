@@ -28,14 +28,16 @@ logger = logging.getLogger(__name__)
 
 
 def all_versions() -> QuerySet[IndexVersion]:
-    """Return the versions, each with `feed_epoch` and `feed_seq`.
+    """Return the versions that are not being deleted, each with `feed_epoch` and `feed_seq`.
 
     A search needs one query to learn which version to use and whether its store is up to date.
     """
     database = get_catalog().database
     state = FeedState.objects.using(database).filter(pk=1)
-    return IndexVersion.objects.using(database).annotate(
-        feed_epoch=Subquery(state.values("epoch")), feed_seq=Subquery(state.values("last_seq"))
+    return (
+        IndexVersion.objects.using(database)
+        .exclude(state=IndexVersion.State.DELETING)
+        .annotate(feed_epoch=Subquery(state.values("epoch")), feed_seq=Subquery(state.values("last_seq")))
     )
 
 
@@ -76,7 +78,7 @@ def why_outdated(active: IndexVersion) -> str:
     wanted = get_settings().CHECKPOINT, gallery_preparation()
     if wanted == (active.checkpoint, active.preparation):
         return ""
-    others = IndexVersion.objects.using(get_catalog().database).filter(checkpoint=wanted[0])
+    others = all_versions().filter(checkpoint=wanted[0])
     if any(other.preparation == wanted[1] for other in others):
         return ""
     return (

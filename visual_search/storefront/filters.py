@@ -84,9 +84,11 @@ def available_facets(data: QueryDict) -> Facets:
     declared = get_catalog().filters
     given = {name: data.getlist(name) for name in parameter_names(declared) if name in data}
     try:
-        return count_facets(parse_filters(declared, given), with_alternatives=True) if are_facets_ready() else no_facets
-    except InvalidFilter:
-        return count_facets()
+        filters = parse_filters(declared, given)
+    except InvalidFilter:  # the page reports it beside all there is to choose from
+        filters = None
+    try:
+        return count_facets(filters, with_alternatives=filters is not None) if are_facets_ready() else no_facets
     except VisualSearchError:
         return no_facets
 
