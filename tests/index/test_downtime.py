@@ -129,7 +129,7 @@ def test_not_one_search_or_save_fails__while_a_checkpoint_is_built_switched_and_
     assert shoppers.failures == []
     assert shoppers.answers > 40
     log = (shop.folder / "web.log").read_text()
-    assert f"now answers with index version {number}" in log
+    assert f"now searches index version {number}" in log
     shop.wait_with_sweeps(indexed=3)
     assert "3 points in the store: no differences" in shop.manage("verify_index", "--deep")
 

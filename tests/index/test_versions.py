@@ -14,13 +14,20 @@ from django.core.management import CommandError, call_command
 from tests.drawings import photo_bytes
 from tests.qdrant_server import FakeQdrant
 from tests.tiny_checkpoints import tiny_clip
+from visual_search import components
 from visual_search.checks.index import check_index
 from visual_search.components import encoder_for, store_for
-from visual_search.exceptions import ConfigurationError, IndexOutdated, StoreUnavailable, VersionSuperseded
-from visual_search.index import building, claims, drain, finish, versions
+from visual_search.exceptions import (
+    ConfigurationError,
+    IndexFilling,
+    IndexOutdated,
+    StoreUnavailable,
+    VersionSuperseded,
+)
+from visual_search.index import building, claims, drain, feed, finish, versions
 from visual_search.index.verify import verify
 from visual_search.models import Embedding, IndexEntry, IndexMark, IndexVersion
-from visual_search.search import SearchQuery, read_photo, search, serving
+from visual_search.search import SearchQuery, read_photo, results, search, serving
 from visual_search.stores.base import Filters
 
 State = IndexVersion.State
@@ -105,7 +112,7 @@ def test_changes_that_no_drain_has_seen__are_drained_for_the_new_version(shop: A
     assert verify().differences == []
 
 
-def test_entries_that_fell_behind_during_the_switch__become_marks(
+def test_entries_that_fell_behind_during_the_switch__are_drained_after_it(
     shop: Any, index: Any, other: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version = built(other)
@@ -120,8 +127,9 @@ def test_entries_that_fell_behind_during_the_switch__become_marks(
 
     monkeypatch.setattr(building, "build", build_then_drain)
     building.switch(version)
-    assert list(IndexMark.objects.values_list("key", flat=True)) == [str(shop[0].pk)]
+    assert building.count_pending(version) == 1
     index.drain()
+    assert building.count_pending(version) == 0
     assert verify().differences == []
 
 
@@ -386,6 +394,7 @@ def test_version_on_a_server__has_a_collection_of_its_own_and_the_alias_follows(
     product.delete()
     index.drain()
     building.roll_back()
+    index.drain()
     assert collections(server)[f"visual_search_v{first.pk}"] == 0
     assert verify().differences == []
     assert server.engine.get_aliases().aliases[0].collection_name == f"visual_search_v{first.pk}"
@@ -408,4 +417,103 @@ def test_server_that_fails_during_a_switch__leaves_the_old_version_active(
     server.fault = None
     assert names() == ["Product 1"]
     building.switch(IndexVersion.objects.get(pk=second.pk))
+    assert verify().differences == []
+
+
+# A search, a prune and a rollback at the same time
+
+
+def test_search_that_encodes_during_a_switch__keeps_its_store_and_its_encoder(
+    shop: Any, index: Any, other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = versions.get_active(), built(other)
+    assert len(names()) == 3
+    store, encoder = components.store_for(old), components.get_encoder(old.checkpoint)
+    fed: list[int] = []
+    feed_private = feed._feed_private
+    monkeypatch.setattr(
+        feed, "_feed_private", lambda version, *args: (fed.append(version.pk), feed_private(version, *args))[1]
+    )
+    embed_query = results.embed_query
+
+    def embed_and_switch(*args: Any) -> Any:
+        embedded = embed_query(*args)
+        monkeypatch.setattr(results, "embed_query", embed_query)
+        building.switch(new)
+        serving.warm_up(versions.get_active())
+        fed.clear()
+        assert len(names()) == 3  # another thread's search, with the new version
+        assert store.position() is not None
+        assert components.get_encoder(old.checkpoint) is encoder
+        return embedded
+
+    monkeypatch.setattr(results, "embed_query", embed_and_switch)
+    assert len(names()) == 3
+    assert old.pk not in fed  # nothing was filled again in the shopper's request
+    assert store.position() is None  # given back with the search's end
+    assert [version for _, version in components._stores] == [new.pk]
+    assert components.get_encoder(old.checkpoint) is not encoder
+
+
+def test_closed_store__is_no_empty_answer(shop: Any, index: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = components.store_for(versions.get_active())
+    assert len(names()) == 3
+    query = store.query
+
+    def close_and_query(*args: Any, **options: Any) -> Any:
+        store.close()  # another thread found it damaged
+        return query(*args, **options)
+
+    monkeypatch.setattr(store, "query", close_and_query)
+    with pytest.raises(IndexFilling):
+        names()
+    monkeypatch.undo()
+    assert len(names()) == 3
+
+
+def test_prune_while_somebody_rolls_back__deletes_no_active_version(
+    shop: Any, settings: Any, other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = versions.get_active(), built(other)
+    building.switch(new)
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"CHECKPOINT": other}
+    store = components.store_for(old)
+    refused: list[str] = []
+
+    def drop() -> None:
+        with pytest.raises(ConfigurationError) as error:
+            building.roll_back()  # in another terminal
+        refused.append(str(error.value))
+        with pytest.raises(ConfigurationError, match="deleted"):
+            building.switch(old)
+
+    monkeypatch.setattr(store, "drop", drop)
+    monkeypatch.setattr(building, "store_for", lambda version: store)
+    assert [version.pk for version in building.prune(keep=0)] == [old.pk]
+    assert "no version to roll back to" in refused[0]
+    assert versions.get_active().pk == new.pk
+    assert set(Embedding.objects.values_list("version", flat=True)) == {new.pk}
+
+
+def test_prune_that_was_killed__is_finished_by_the_next(shop: Any, settings: Any, other: str) -> None:
+    old, new = versions.get_active(), built(other)
+    building.switch(new)
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"CHECKPOINT": other}
+    IndexVersion.objects.filter(pk=old.pk).update(state=State.DELETING)
+    assert [version.pk for version in versions.all_versions()] == [new.pk]
+    assert [version.pk for version in building.prune(keep=5)] == [old.pk]
+    assert list(IndexVersion.objects.values_list("pk", flat=True)) == [new.pk]
+
+
+def test_rollback__is_at_once_and_indexes_afterwards(
+    shop: Any, index: Any, other: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    building.switch(built(other))
+    shop[0].price = "77.00"
+    shop[0].save()
+    index.drain()
+    monkeypatch.setattr(building, "build", lambda *args, **options: pytest.fail("a rollback must not embed first"))
+    run("rollback_version")
+    assert "1 products changed since it was last active" in capsys.readouterr().out
+    index.drain()
     assert verify().differences == []
