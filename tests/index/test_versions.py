@@ -485,7 +485,7 @@ def test_prune_while_somebody_rolls_back__deletes_no_active_version(
             building.roll_back()  # in another terminal
         refused.append(str(error.value))
         with pytest.raises(ConfigurationError, match="deleted"):
-            building.switch(old)
+            building.switch(IndexVersion.objects.get(pk=old.pk))
 
     monkeypatch.setattr(store, "drop", drop)
     monkeypatch.setattr(building, "store_for", lambda version: store)

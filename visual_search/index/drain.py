@@ -50,6 +50,7 @@ def drain(*, seconds: float | None = None, progress: Callable[[Result], object] 
     database = get_catalog().database
     deadline = time.monotonic() + (get_settings().DRAIN_SECONDS if seconds is None else seconds)
     report = DrainReport()
+    is_behind: bool | None = None  # the shared store, as far as known
     while claims.has_work(database):
         expand_related_marks(database, seconds=EXPAND_SECONDS)
         version = versions.ensure_active()  # read for each claim: a switch may happen during the drain
@@ -69,12 +70,13 @@ def drain(*, seconds: float | None = None, progress: Callable[[Result], object] 
         except VersionSuperseded as superseded:
             logger.info("%s", superseded)
             continue
-        feed.feed_shared_store(version, seconds=FEED_SECONDS)
+        is_behind = feed.feed_shared_store(version, seconds=FEED_SECONDS)
         if time.monotonic() >= deadline:
             report.is_unfinished = claims.has_work(database)
             break
-    if (active := versions.find_active()) is not None:
-        report.is_unfinished |= feed.feed_shared_store(active, seconds=FEED_SECONDS)
+    if is_behind is None and (active := versions.find_active()) is not None:
+        is_behind = feed.feed_shared_store(active, seconds=FEED_SECONDS)
+    report.is_unfinished |= bool(is_behind)
     return report
 
 
