@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from django_q.models import OrmQ
 from example_shop.models import Category, Product, ProductImage
 from tests.drawings import photo_bytes
 from visual_search import components, tasks
-from visual_search.catalog import get_catalog
+from visual_search.catalog import CatalogImage, get_catalog
 from visual_search.components import encoder_for, store_for
 from visual_search.exceptions import CheckpointMissing, Unavailable
 from visual_search.index import claims, drain, feed, finish, queue, signals, sweep, versions
@@ -566,3 +569,64 @@ def test_broker_that_does_not_answer__fails_no_save_and_the_sweep_requests_a_dra
     drain.drain()
     assert entry(product).state == State.INDEXED
     components.close_stores()
+
+
+# A storage that hangs
+
+
+@pytest.fixture
+def hanging(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Iterator[set[str]]:
+    """Names of files that the storage never gives; the threads end with the test."""
+    names: set[str] = set()
+    released = threading.Event()
+    read = CatalogImage.read
+
+    def read_or_hang(self: CatalogImage) -> bytes:
+        if any(name in self.name for name in names):
+            released.wait(30)
+        return read(self)
+
+    monkeypatch.setattr(CatalogImage, "read", read_or_hang)
+    settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"READ_SECONDS": 0.5}
+    yield names
+    released.set()
+
+
+def test_storage_that_hangs_on_everything__costs_no_attempt_and_not_the_task(
+    make_product: Any, index: Any, hanging: set[str]
+) -> None:
+    products = [make_product(seed) for seed in range(6)]
+    hanging.add("jpg")
+    started = time.monotonic()
+    with pytest.raises(Unavailable, match="does not answer"):
+        index.drain()
+    assert time.monotonic() - started < 15
+    assert set(IndexEntry.objects.values_list("attempts", "claim_token")) == {(0, None)}
+    hanging.clear()
+    index.drain()
+    assert {entry(product).state for product in products} == {State.INDEXED}
+
+
+def test_file_that_hangs__leaves_the_others_and_is_tried_again(
+    make_product: Any, index: Any, hanging: set[str]
+) -> None:
+    products = [make_product(seed) for seed in range(6)]
+    hanging.add("3-0")
+    index.drain()
+    assert [entry(product).state for product in products].count(State.INDEXED) == 5
+    failed = entry(products[3])
+    assert "did not answer within 0.5 s" in failed.error
+    assert failed.next_attempt_at is not None
+
+
+def test_product_that_was_given_up__is_tried_again_a_day_later(make_product: Any, index: Any) -> None:
+    product = make_product(1)
+    version = versions.ensure_active()
+    for _ in range(3):
+        assert claims.claim(version, limit=10) is not None
+        end_leases()
+    assert claims.claim(version, limit=10) is None
+    assert index.sweep()["retried"] == 0
+    IndexEntry.objects.update(next_attempt_at=timezone.now() - datetime.timedelta(seconds=1))
+    assert index.sweep()["retried"] == 1
+    assert entry(product).state == State.INDEXED

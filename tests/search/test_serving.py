@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -22,14 +22,15 @@ pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
-def version(make_product: Callable[..., Any], index: Any, monkeypatch: pytest.MonkeyPatch) -> IndexVersion:
+def version(make_product: Callable[..., Any], index: Any) -> Iterator[IndexVersion]:
     """An index of three products, served; later searches are those of a web process."""
     for seed in range(3):
         make_product(seed)
     index.drain()
     assert len(search(SearchQuery(texts=["a"])).hits) == 3
-    monkeypatch.setattr(queue, "_runs_inline", False)
-    return versions.get_active()
+    queue._runs_inline = False
+    yield versions.get_active()
+    queue._runs_inline = True
 
 
 def add_rows(version: IndexVersion, count: int) -> None:
@@ -103,12 +104,11 @@ def test_store_that_was_never_filled__is_waited_for_and_then_said_to_be_filling(
 
 
 def test_refreshing_thread__fills_the_store(
-    transactional_db: Any, make_product: Callable[..., Any], index: Any, monkeypatch: pytest.MonkeyPatch
+    transactional_db: Any, make_product: Callable[..., Any], index: Any
 ) -> None:
     make_product(1)
     index.drain()
     components.close_stores()
-    monkeypatch.setattr(queue, "_runs_inline", False)
     version = versions.get_active()
     filled = serving._refresh_in_thread(version)
     assert filled.wait(20)

@@ -24,7 +24,8 @@ class Result:
     """The outcome for one product.
 
     rows: embeddings to write; `finish` assigns their seq. is_transient: the error may pass by itself (the
-    storage, the encoder, the shop's code), so the product is retried for as long as it lasts.
+    storage, the encoder, the shop's code), so the product is retried for as long as it lasts. leaves_nothing: it is
+    removed and was never embedded, so its entry goes too.
     """
 
     key: str
@@ -34,6 +35,7 @@ class Result:
     rows: list[Embedding] = field(default_factory=list)
     is_transient: bool = False
     may_retry: bool = True
+    leaves_nothing: bool = False
 
 
 @dataclass(slots=True)
@@ -75,6 +77,8 @@ def finish(claim: Claim, results: Iterable[Result], *, database: str) -> list[Re
         IndexEntry.objects.using(database).bulk_create(
             entries, update_conflicts=True, unique_fields=["id"], update_fields=_ENTRY_FIELDS
         )
+        if gone := [entry.pk for entry in entries if wanted[entry.key].leaves_nothing]:
+            IndexEntry.objects.using(database).filter(pk__in=gone).delete()
         _set_pending(others, [result.key for result in committed], database)
         _write_embeddings([row for result in committed for row in result.rows], database)
         # Prune and switch take the same lock: either they see the entries that became pending here, or this

@@ -58,7 +58,8 @@ def make_plans(claim: Claim, *, database: str) -> Iterator[Plan]:
     for claimed in claim.products.values():
         product, rows = products.get(claimed.key), stored.get(claimed.key, [])
         if product is None:
-            yield Plan(Result(claimed.key, State.REMOVED, rows=[make_tombstone(row) for row in rows if row.vector]))
+            tombstones = [make_tombstone(row) for row in rows if row.vector]
+            yield Plan(Result(claimed.key, State.REMOVED, rows=tombstones, leaves_nothing=not rows))
             continue
         try:
             yield make_plan(catalog, product, claimed, claim.version, rows)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from django.core.exceptions import ValidationError
 from django.db import transaction
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import Exists, OuterRef
 from django.db.models.functions import Now
 
 from visual_search.catalog import Catalog, get_catalog
@@ -174,18 +174,18 @@ def prune_tombstones(database: str, *, seconds: float = math.inf) -> int:
             deleted, _ = tombstones.filter(pk__in=[pk for pk, _, _ in page]).delete()
             state.pruned_through = max(state.pruned_through, *(seq for _, seq, _ in page))
             state.save(using=database, update_fields=["pruned_through"])
-            _prune_entries(database, Q(key__in={key for _, _, key in page}))
+            _prune_entries(database, {key for _, _, key in page})
         pruned += deleted
         if time.monotonic() >= deadline:
             return pruned
-    with transaction.atomic(using=database):  # removed before anything of them was embedded
-        _prune_entries(database, Q(indexed_at=None))
     return pruned
 
 
-def _prune_entries(database: str, which: Q) -> None:
+def _prune_entries(database: str, product_keys: set[str]) -> None:
     rows = Embedding.objects.using(database).filter(version=OuterRef("version"), product_key=OuterRef("key"))
     marks = IndexMark.objects.using(database).filter(model_label=model_label(get_catalog().model), key=OuterRef("key"))
-    removed = IndexEntry.objects.using(database).filter(which, state=IndexEntry.State.REMOVED, claim_token=None)
-    keys = list(removed.filter(~Exists(rows), ~Exists(marks)).values_list("pk", flat=True)[:PRUNE_SLICE])
-    removed.filter(pk__in=keys).delete()
+    versions = list(IndexVersion.objects.using(database).values_list("pk", flat=True))  # for the index on both columns
+    IndexEntry.objects.using(database).filter(
+        ~Exists(rows), ~Exists(marks), version__in=versions, key__in=product_keys, state=IndexEntry.State.REMOVED,
+        claim_token=None,
+    ).delete()  # fmt: skip

@@ -19,6 +19,7 @@ from visual_search.models import (
     IndexEntry,
     IndexMark,
     IndexVersion,
+    QueueState,
     get_singleton,
     index_fingerprint,
 )
@@ -131,5 +132,7 @@ def reset_index() -> None:
     with transaction.atomic(using=database):
         for model in (IndexMark, Embedding, IndexEntry, IndexVersion, FeedState):
             model.objects.using(database).all().delete()
+        # The key of products may have another type at the next sweep.
+        QueueState.objects.using(database).update(swept_product="", swept_entry=0)
         get_singleton(FeedState, database)  # a new epoch
     close_stores()
