@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 import uuid
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,12 +30,13 @@ State = IndexEntry.State
 
 @dataclass(slots=True)
 class ClaimedProduct:
-    """A dirty product that only this process may index until its lease ends."""
+    """A dirty product that only this process may index until its lease ends. indexed_digest: empty unless indexed."""
 
     key: str
     attempts: int
     is_forced: bool
     mark_ids: list[int] = field(default_factory=list)
+    indexed_digest: str = ""
 
 
 @dataclass(slots=True)
@@ -182,7 +183,13 @@ def _record_claim(
             error="",
         )
     return {
-        entry.key: ClaimedProduct(entry.key, attempts, IndexMark.Kind.FORCED in kinds[entry.key], ids[entry.key])
+        entry.key: ClaimedProduct(
+            entry.key,
+            attempts,
+            IndexMark.Kind.FORCED in kinds[entry.key],
+            ids[entry.key],
+            entry.content_digest if entry.state == State.INDEXED else "",
+        )
         for attempts, group in by_attempts.items()
         for entry in group
     }
@@ -215,9 +222,10 @@ def renew(claim: Claim, database: str) -> None:
     update_in_order(_held(claim, database), lease_until=lease_end())
 
 
-def release(claim: Claim, database: str) -> None:
+def release(claim: Claim, database: str, *, keys: Collection[str] | None = None) -> None:
     """Release unfinished products without counting the attempt: they did not cause the error."""
-    counted = _held(claim, database).filter(attempts__gt=0)
+    held = _held(claim, database) if keys is None else _held(claim, database).filter(key__in=keys)
+    counted = held.filter(attempts__gt=0)
     update_in_order(counted, claim_token=None, lease_until=None, attempts=F("attempts") - 1)
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+FINISH_SLICE = 64  # products without an image to read that are committed at once
 DECODE_THREADS = min(4, os.cpu_count() or 1)
 PRODUCT_IMAGE_PIXELS = 100_000_000  # the shop's own files; 4 threads hold at most 5 GB
 
@@ -48,8 +49,9 @@ def embed_plans(
 ) -> Iterator[list[Plan]]:
     """Read changed images, embed those whose bytes changed, and yield plans as they are completed."""
     jobs = [job for plan in plans for job in plan.jobs]
-    if without_jobs := [plan for plan in plans if not plan.jobs]:
-        yield without_jobs
+    without_jobs = [plan for plan in plans if not plan.jobs]
+    for start in range(0, len(without_jobs), FINISH_SLICE):
+        yield without_jobs[start : start + FINISH_SLICE]
     if not jobs:
         return
     target_px = encoder.input_size_px * 2

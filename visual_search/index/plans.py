@@ -7,17 +7,19 @@ import json
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from django.db.models.functions import Now
 
-from visual_search.catalog import Catalog, CatalogImage, get_catalog
+from visual_search.catalog import CatalogImage, get_catalog
 from visual_search.index.claims import Claim, ClaimedProduct
 from visual_search.index.finish import Result
 from visual_search.models import Embedding, IndexEntry, IndexVersion, point_id
 
 if TYPE_CHECKING:
     from visual_search.stores.base import PayloadValue
+
+    Content = tuple[dict[str, PayloadValue], list[CatalogImage], str]  # payload, images, digest
 
 logger = logging.getLogger(__name__)
 
@@ -44,37 +46,47 @@ class Plan:
     payload: dict[str, PayloadValue] = field(default_factory=dict)
     usable_images: int = 0
     jobs: list[ImageJob] = field(default_factory=list)
+    is_unchanged: bool = False
 
 
 def make_plans(claim: Claim, *, database: str) -> Iterator[Plan]:
-    """Yield one plan per claimed product: what differs from its stored embeddings."""
+    """Yield one plan per claimed product: what differs from what is indexed. Embeddings are read only if it does."""
     catalog = get_catalog()
-    keys = list(claim.products)
-    known = catalog.queryset().using(database).filter(pk__in=catalog.valid_keys(keys))
+    known = catalog.queryset().using(database).filter(pk__in=catalog.valid_keys(claim.products))
     products = {str(product.pk): product for product in known}
-    stored: dict[str, list[Embedding]] = {}
-    for row in Embedding.objects.using(database).filter(version=claim.version, product_key__in=keys):
-        stored.setdefault(row.product_key, []).append(row)
+    contents: dict[str, Content] = {}
     for claimed in claim.products.values():
-        product, rows = products.get(claimed.key), stored.get(claimed.key, [])
-        if product is None:
-            tombstones = [make_tombstone(row) for row in rows if row.vector]
-            yield Plan(Result(claimed.key, State.REMOVED, rows=tombstones, leaves_nothing=not rows))
+        if (product := products.get(claimed.key)) is None:
             continue
         try:
-            yield make_plan(catalog, product, claimed, claim.version, rows)
+            payload, images = catalog.payload(product), catalog.images_of(product)
+            digest = product_digest(payload, images)
         except Exception as error:  # the shop's code: one product's error must not stop the others
             logger.exception("Product %s can't be read through the catalogue", claimed.key)
             reason = f"{type(error).__name__}: {error}"
             yield Plan(Result(claimed.key, State.FAILED, UNREADABLE, errors=[reason], is_transient=True))
+            continue
+        if digest == claimed.indexed_digest and not claimed.is_forced:
+            yield Plan(Result(claimed.key, State.INDEXED, digest), is_unchanged=True)
+        else:
+            contents[claimed.key] = payload, images, digest
+    gone = claim.products.keys() - products.keys()
+    stored: dict[str, list[Embedding]] = {}
+    if keys := [*contents, *gone]:
+        for row in Embedding.objects.using(database).filter(version=claim.version, product_key__in=keys):
+            stored.setdefault(row.product_key, []).append(row)
+    for key, content in contents.items():
+        yield make_plan(content, claim.products[key], claim.version, stored.get(key, []))
+    for key in gone:
+        rows = stored.get(key, [])
+        tombstones = [make_tombstone(row) for row in rows if row.vector]
+        yield Plan(Result(key, State.REMOVED, rows=tombstones, leaves_nothing=not rows))
 
 
-def make_plan(
-    catalog: Catalog, product: Any, claimed: ClaimedProduct, version: IndexVersion, rows: list[Embedding]
-) -> Plan:
+def make_plan(content: Content, claimed: ClaimedProduct, version: IndexVersion, rows: list[Embedding]) -> Plan:
     """Return the plan of one product: rows to rewrite or turn into tombstones, images to read."""
-    payload, images = catalog.payload(product), catalog.images_of(product)
-    plan = Plan(Result(claimed.key, State.INDEXED, product_digest(payload, images)), payload)
+    payload, images, digest = content
+    plan = Plan(Result(claimed.key, State.INDEXED, digest), payload)
     by_image = {row.image_key: row for row in rows}
     for image in images:
         row = by_image.pop(image.key, None)
