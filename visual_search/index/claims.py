@@ -21,6 +21,7 @@ from visual_search.conf import get_settings
 from visual_search.models import IndexEntry, IndexMark, IndexVersion, model_label
 
 MARKS_PER_CLAIM = 5_000  # further marks of the same products are left for the next claim
+SPARE_KEYS = 192  # for workers that claim at the same moment: three claims of the usual size
 MARKS_PER_PRODUCT = 4  # marks read for each product to claim; one product may have several
 
 GIVEN_UP_FOR = datetime.timedelta(days=1)  # a product that killed MAX_ATTEMPTS workers
@@ -109,7 +110,7 @@ def _claimable_dirty_entries(version: IndexVersion, database: str, limit: int) -
 
 
 def dirty_keys(version: IndexVersion, database: str, limit: int) -> list[str]:
-    """Return the products to claim next, several times `limit` because other workers take some of them.
+    """Return the products to claim next, and some more because other workers take some of them at the same moment.
 
     A quarter of the first `limit` is left to bulk changes, so that steady saves can't hold them up for ever.
     """
@@ -120,7 +121,7 @@ def dirty_keys(version: IndexVersion, database: str, limit: int) -> list[str]:
         for is_bulk in (False, True)
     )
     first = max(limit - limit // 4, limit - len(bulk))
-    return list(dict.fromkeys([*direct[:first], *bulk[:limit], *direct[first:], *bulk]))
+    return list(dict.fromkeys([*direct[:first], *bulk[:limit], *direct[first:], *bulk]))[: limit + SPARE_KEYS]
 
 
 def unclaimed_marks(version: IndexVersion | None, database: str) -> QuerySet[IndexMark]:

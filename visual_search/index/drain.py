@@ -38,8 +38,8 @@ logger = logging.getLogger(__name__)
 
 FEED_SECONDS = 20.0  # of a shared store, after each claim; the next task continues
 EXPAND_SECONDS = 1.0  # of each turn: directly saved products must not wait for a whole category
-BULK_CLAIM = 512  # products in one claim while nothing has to be embedded
-FINISH_SLICE = 256  # unchanged products finished in one transaction
+BULK_CLAIM = 256  # products in one claim while nothing has to be embedded
+FINISH_SLICE = 128  # unchanged products finished in one transaction
 CLAIM_BATCHES = 2  # a claim holds this many batches of products: while one is embedded, the next is decoded
 
 
