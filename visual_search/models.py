@@ -186,9 +186,6 @@ class FeedLease(models.Model):
         db_default=False,
         help_text="The store may hold points that the table does not know: all of it has to be compared.",
     )
-    engine_started = models.CharField(
-        max_length=100, blank=True, default="", db_default="", help_text="Which start of the engine fed it last."
-    )
     compared_through = models.UUIDField(
         null=True, blank=True, help_text="The sweep goes on comparing points with the table from here."
     )

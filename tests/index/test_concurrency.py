@@ -21,13 +21,14 @@ from visual_search import tasks
 from visual_search.catalog import get_catalog
 from visual_search.components import encoder_for
 from visual_search.exceptions import ConfigurationError
-from visual_search.index import building, claims, drain, feed, versions
+from visual_search.index import building, claims, drain, expansion, feed, versions
 from visual_search.index.embedding import embed_plans
 from visual_search.index.expansion import expand_related_marks
 from visual_search.index.finish import DrainReport, Result, finish
 from visual_search.index.plans import make_plans
 from visual_search.index.verify import verify
 from visual_search.models import Embedding, FeedState, IndexEntry, IndexMark, IndexVersion
+from visual_search.stores.qdrant import QdrantStore
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -339,6 +340,24 @@ def test_two_feeders_of_a_shared_store__keep_apart_and_miss_nothing(
     settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"STORE": {"BACKEND": backend, "OPTIONS": options}}
     dim = version.dim
 
+    drops: list[str] = []
+    for call in ("reset", "drop"):
+        monkeypatch.setattr(QdrantStore, call, lambda self, call=call: drops.append(call))
+    write(version, *map(str, range(40)), dim=dim)
+    feed.feed_shared_store(version)
+    done = threading.Event()
+
+    def wait_like_verify_index() -> None:
+        """Wait for the lease and feed, with what was read before the wait (verify_index, switch_version)."""
+        while not done.is_set():
+            feed.catch_up(version, store_for(version), wait_seconds=20)
+
+    def save_all() -> None:
+        try:
+            run_together(lambda: save(1), lambda: save(2), lambda: save(3))
+        finally:
+            done.set()
+
     def save(worker: int) -> None:
         for turn in range(15):
             keys = [str((worker * 7 + turn * step) % 40) for step in (1, 2, 3)]
@@ -347,9 +366,52 @@ def test_two_feeders_of_a_shared_store__keep_apart_and_miss_nothing(
             feed.feed_shared_store(version)  # as a drain does; the other one may have the lease
 
     try:
-        run_together(lambda: save(1), lambda: save(2), lambda: save(3))
+        run_together(save_all, wait_like_verify_index)
+        assert drops == []  # the live collection was never emptied
         assert stored(version) == table(version)
         assert position_of(version) == FeedState.objects.get().last_seq
     finally:
         server.close()
         store_for(version).close()
+
+
+def test_workers_that_expand_the_same_category__mark_each_product_once(
+    make_product: Any, version: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expansion, "SLICE", 3)
+    products = [make_product(seed, images=0) for seed in range(30)]
+    IndexMark.objects.all().delete()
+    products[0].category.save()
+    marked = run_together(*[lambda: expand_related_marks("default")] * 3)
+    assert sum(marked) == 30
+    assert sorted(IndexMark.objects.values_list("key", flat=True)) == sorted(str(product.pk) for product in products)
+
+
+def test_prune_beside_rollbacks__never_deletes_what_is_active(make_product: Any, version: Any) -> None:
+    make_product(1)
+    drain.drain()
+    IndexVersion.objects.create(
+        checkpoint=version.checkpoint, fingerprint="other", dim=version.dim, state=IndexVersion.State.RETIRED
+    )
+    done = threading.Event()
+
+    def roll_back() -> None:
+        for _ in range(30):
+            try:
+                building.roll_back()
+            except ConfigurationError:  # the other version is being deleted, or another rollback was faster
+                number = IndexVersion.objects.count() + 100
+                IndexVersion.objects.create(
+                    checkpoint="other", fingerprint=str(number), dim=8, state=IndexVersion.State.RETIRED
+                )
+        done.set()
+
+    def prune() -> None:
+        while not done.is_set():
+            building.prune(keep=0)
+            assert IndexVersion.objects.filter(state=IndexVersion.State.ACTIVE).count() == 1
+
+    run_together(roll_back, prune)
+    active = versions.find_active()
+    assert active is not None
+    assert Embedding.objects.filter(version=version).exists() or active.pk != version.pk

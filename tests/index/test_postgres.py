@@ -10,8 +10,9 @@ from pathlib import Path
 from tests import ROOT, servers
 
 SUITE = [
-    "index/test_concurrency.py", "index/test_indexing.py", "index/test_marks.py", "index/test_shared_feed.py",
-    "index/test_sharing.py", "index/test_versions.py", "search/test_search.py",
+    "index/test_concurrency.py", "index/test_indexing.py", "index/test_marks.py", "index/test_migrations.py",
+    "index/test_shared_feed.py", "index/test_sharing.py", "index/test_sweep.py", "index/test_verify.py",
+    "index/test_versions.py", "search/test_search.py", "search/test_serving.py",
 ]  # fmt: skip
 
 

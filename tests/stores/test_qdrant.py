@@ -286,8 +286,7 @@ def test_alias__moves_in_one_request(server: FakeQdrant) -> None:
 
 def test_grpc__takes_every_request(server: FakeQdrant) -> None:
     """No server answers, but the requests are built: anything without a gRPC form would fail before the call."""
-    store = make_store(server, prefer_grpc=True, retries=0)
-    store._connection._options["grpc_port"] = 1
+    store = make_store(server, prefer_grpc=True, grpc_port=1, retries=0)
     collection, changes = store._collection, store.tuning.update_arguments()
     calls: list[Callable[[], Any]] = [
         collection._create,

@@ -12,11 +12,6 @@ class Migration(migrations.Migration):
     operations = [
         migrations.AddField(
             model_name='feedlease',
-            name='engine_started',
-            field=models.CharField(blank=True, db_default='', default='', help_text='Which start of the engine fed it last.', max_length=100),
-        ),
-        migrations.AddField(
-            model_name='feedlease',
             name='must_compare',
             field=models.BooleanField(db_default=False, default=False, help_text='The store may hold points that the table does not know: all of it has to be compared.'),
         ),

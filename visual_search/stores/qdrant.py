@@ -41,6 +41,7 @@ class QdrantStore:
         url: str | None = None,
         api_key: str | None = None,
         prefer_grpc: bool = False,
+        grpc_port: int = 6334,
         timeout: int = 5,
         write_timeout: int = 30,
         retries: int = 2,
@@ -82,6 +83,7 @@ class QdrantStore:
                 "api_key": api_key.strip() if api_key else None,  # a key read from a file ends with a line break
                 "timeout": timeout,
                 "prefer_grpc": prefer_grpc,
+                "grpc_port": grpc_port,
                 "check_compatibility": False,  # it starts a thread per client, and warns whenever the server is down
             }
         self._connection = Connection(
