@@ -295,3 +295,10 @@ def test_many_images_on_a_server__give_no_warning(
     server = {"BACKEND": "visual_search.stores.qdrant.QdrantStore", "OPTIONS": {"location": ":memory:"}}
     settings.VISUAL_SEARCH = settings.VISUAL_SEARCH | {"STORE": server}
     assert "visual_search.W036" not in ids(index_checks.check_index(databases=["default"]))
+
+
+def test_key_that_may_be_longer_than_the_tables_hold__is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Product._meta.pk, "max_length", 300)
+    assert "visual_search.W019" in ids(settings_checks.check_catalog())
+    monkeypatch.setattr(Product._meta.pk, "max_length", 255)
+    assert "visual_search.W019" not in ids(settings_checks.check_catalog())

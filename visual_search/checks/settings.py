@@ -20,6 +20,7 @@ from visual_search.catalog import Catalog, find_relation, get_catalog
 from visual_search.exceptions import ConfigurationError
 from visual_search.filters import Field
 from visual_search.index import relations
+from visual_search.index.marks import KEY_LENGTH
 from visual_search.models import IndexMark
 from visual_search.vision.background import find_u2net
 from visual_search.vision.preparation import STRATEGIES
@@ -185,6 +186,12 @@ def _wrong_model(catalog: Catalog) -> Iterator[CheckMessage]:
             f"{name}.model has a composite primary key.",
             hint="Index a model with a single-field key.",
             id="visual_search.E012",
+        )
+    if (getattr(model._meta.pk, "max_length", None) or 0) > KEY_LENGTH:
+        yield Warning(
+            f"The key of {model.__name__} may have more than {KEY_LENGTH} characters; such products are not indexed.",
+            hint=f"Limit it to {KEY_LENGTH}, or leave it if no key is that long.",
+            id="visual_search.W019",
         )
     if not getattr(catalog, "images", ""):
         yield Error(f"{name}.images is missing.", hint='Example: images = "image"', id="visual_search.E013")

@@ -53,6 +53,7 @@ def drain(*, seconds: float | None = None, progress: Callable[[Result], object] 
     deadline = time.monotonic() + (get_settings().DRAIN_SECONDS if seconds is None else seconds)
     report = DrainReport()
     is_behind: bool | None = None  # the shared store, as far as known
+    feed_seconds = FEED_SECONDS if math.isfinite(deadline) else math.inf
     limit = claim_size()
     while claims.has_work(database):
         expand_related_marks(database, seconds=EXPAND_SECONDS)
@@ -75,12 +76,12 @@ def drain(*, seconds: float | None = None, progress: Callable[[Result], object] 
             logger.info("%s", superseded)
             continue
         limit = min(4 * limit, BULK_CLAIM) if report.embedded == embedded else claim_size()
-        is_behind = feed.feed_shared_store(version, seconds=FEED_SECONDS)
+        is_behind = feed.feed_shared_store(version, seconds=feed_seconds)
         if time.monotonic() >= deadline:
             report.is_unfinished = claims.has_work(database)
             break
     if is_behind is None and (active := versions.find_active()) is not None:
-        is_behind = feed.feed_shared_store(active, seconds=FEED_SECONDS)
+        is_behind = feed.feed_shared_store(active, seconds=feed_seconds)
     report.is_unfinished |= bool(is_behind)
     return report
 
