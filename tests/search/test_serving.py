@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +10,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from visual_search import components
-from visual_search.exceptions import IndexFilling
+from visual_search.exceptions import IndexFilling, StoreUnavailable
 from visual_search.index import feed, queue, versions
 from visual_search.models import Embedding, FeedState, IndexVersion, point_id
 from visual_search.search import SearchQuery, results, search, serving
@@ -59,7 +57,7 @@ def test_many_changed_rows__are_fed_a_page_by_the_search_and_the_rest_by_a_threa
 ) -> None:
     monkeypatch.setattr(serving, "FEED_SECONDS", 0)
     left: list[int] = []
-    monkeypatch.setattr(serving, "_refresh_in_thread", lambda version: (left.append(version.pk), threading.Event())[1])
+    monkeypatch.setattr(serving, "_refresh_in_thread", lambda version: (left.append(version.pk), serving.Refresh())[1])
     add_rows(version, 5 * feed.SMALL_PAGE)
     assert len(search(SearchQuery(texts=["a"])).hits) == 3
     assert components.store_for(version).count() == 3 + feed.SMALL_PAGE
@@ -88,8 +86,7 @@ def refresh(version: IndexVersion, monkeypatch: pytest.MonkeyPatch) -> None:
             pass
 
     monkeypatch.setattr(serving, "connections", Kept())
-    serving._refreshing[os.getpid(), version.pk] = threading.Event()
-    serving._refresh(version)
+    serving._refresh(version, serving.Refresh())
 
 
 def test_store_that_was_never_filled__is_waited_for_and_then_said_to_be_filling(
@@ -97,10 +94,19 @@ def test_store_that_was_never_filled__is_waited_for_and_then_said_to_be_filling(
 ) -> None:
     components.close_stores()
     monkeypatch.setattr(serving, "FILL_WAIT_SECONDS", 0.01)
-    monkeypatch.setattr(serving, "_refresh_in_thread", lambda version: threading.Event())
+    monkeypatch.setattr(serving, "_refresh_in_thread", lambda version: serving.Refresh())
     with pytest.raises(IndexFilling) as error:
         search(SearchQuery(texts=["a"]))
     assert error.value.code == "index_filling"
+
+
+def test_store_that_can_not_be_filled__raises_why(version: IndexVersion, monkeypatch: pytest.MonkeyPatch) -> None:
+    components.close_stores()
+    failed = serving.Refresh(error=StoreUnavailable("the disk is full"))
+    failed.is_over.set()
+    monkeypatch.setattr(serving, "_refresh_in_thread", lambda version: failed)
+    with pytest.raises(StoreUnavailable, match="disk is full"):
+        search(SearchQuery(texts=["a"]))
 
 
 def test_refreshing_thread__fills_the_store(
@@ -110,8 +116,9 @@ def test_refreshing_thread__fills_the_store(
     index.drain()
     components.close_stores()
     version = versions.get_active()
-    filled = serving._refresh_in_thread(version)
-    assert filled.wait(20)
+    refresh = serving._refresh_in_thread(version)
+    assert refresh.is_over.wait(20)
+    assert refresh.error is None
     assert components.store_for(version).count() == 1
 
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from django.db import connections
 
@@ -35,9 +36,18 @@ RETRY_SECONDS = 60  # after a failed warm-up
 FEED_SECONDS = 0.03  # of a search, which writes one more page of 20 ms then
 FILL_WAIT_SECONDS = 5.0  # of a search, for a store that was never filled; as long as for the encoder
 
+
+@dataclass(slots=True, eq=False)
+class Refresh:
+    """A thread that brings a store up to date. error: why it failed."""
+
+    is_over: threading.Event = field(default_factory=threading.Event)
+    error: Exception | None = None
+
+
 _served: dict[int, int] = {}  # process id → primary key of the version
 _warming: dict[tuple[int, int], float] = {}  # (process id, version) → start time of the thread
-_refreshing: dict[tuple[int, int], threading.Event] = {}
+_refreshing: dict[tuple[int, int], Refresh] = {}  # (process id, version) → what a thread is doing for it
 _refreshing_lock = threading.Lock()
 
 
@@ -89,7 +99,7 @@ def bring_up_to_date(version: IndexVersion, store: VectorStore) -> None:
     A search feeds for FEED_SECONDS at most and then uses what is there; a thread goes on. It waits only for a store
     that was never filled.
     version: with the feed state, as `versions.all_versions` returns it.
-    Raises IndexFilling.
+    Raises IndexFilling, or why the store could not be filled.
     """
     if store.is_shared or store.position() == _fed_through(version):
         return
@@ -102,9 +112,13 @@ def bring_up_to_date(version: IndexVersion, store: VectorStore) -> None:
         position = store.position()
         if position is not None and position.seq >= state.last_seq:
             return
-    filling = _refresh_in_thread(version)
-    if store.position() is None and not filling.wait(FILL_WAIT_SECONDS):
+    refresh = _refresh_in_thread(version)
+    if store.position() is not None:
+        return
+    if not refresh.is_over.wait(FILL_WAIT_SECONDS):
         raise IndexFilling(f"The store of index version {version.pk} is being filled in this process.")
+    if refresh.error is not None:
+        raise refresh.error
 
 
 def check_filled(store: VectorStore) -> None:
@@ -118,17 +132,18 @@ def _fed_through(version: IndexVersion) -> Position | None:
     return None if epoch is None or seq is None else Position(str(epoch), seq)
 
 
-def _refresh_in_thread(version: IndexVersion) -> threading.Event:
-    """Bring this process's store up to date in a thread, one at a time. Return what is set when it ends."""
+def _refresh_in_thread(version: IndexVersion) -> Refresh:
+    """Bring this process's store up to date in a thread, one at a time."""
     key = (os.getpid(), version.pk)
     with _refreshing_lock:
         if key not in _refreshing:
-            _refreshing[key] = threading.Event()
-            threading.Thread(target=_refresh, args=(version,), name="visual_search-refresh", daemon=True).start()
+            _refreshing[key] = Refresh()
+            arguments = (version, _refreshing[key])
+            threading.Thread(target=_refresh, args=arguments, name="visual_search-refresh", daemon=True).start()
         return _refreshing[key]
 
 
-def _refresh(version: IndexVersion) -> None:
+def _refresh(version: IndexVersion, refresh: Refresh) -> None:
     try:
         store = store_for(version)
         if store.position() is not None and feed.must_start_over(feed.read_feed_state(), store.position()):
@@ -138,12 +153,23 @@ def _refresh(version: IndexVersion) -> None:
             replace_store(version, store)
         else:
             feed.catch_up(version, store)
-    except Exception:  # searches report it too; the next one tries again
+    except Exception as error:  # the searches that wait raise it; the next one tries again
         logger.exception("The store of index version %s can't be brought up to date in this process", version.pk)
+        refresh.error = error
     finally:
         with _refreshing_lock:
-            _refreshing.pop((os.getpid(), version.pk)).set()
+            _refreshing.pop((os.getpid(), version.pk), None)
+        refresh.is_over.set()
         connections.close_all()
+
+
+def _replace_lock() -> None:
+    """Replace the lock in a forked child: another thread may have held it at the fork."""
+    global _refreshing_lock
+    _refreshing_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_replace_lock)
 
 
 def is_warm(version: IndexVersion) -> bool:
