@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from django.db import connections, transaction
-from django.db.models import Exists, F, OuterRef, Q, QuerySet
-from django.db.models.functions import Now
+from django.db.models import Exists, F, OuterRef, Q, QuerySet, Value
+from django.db.models.functions import Concat, Now
 
 from visual_search.catalog import get_catalog
 from visual_search.conf import get_settings
@@ -127,7 +127,9 @@ def dirty_keys(version: IndexVersion, database: str, limit: int) -> list[str]:
 def unclaimed_marks(version: IndexVersion | None, database: str) -> QuerySet[IndexMark]:
     """Return the marks of products that no worker holds."""
     leased = leased_entries(version, database).filter(key=OuterRef("key"))
-    return IndexMark.objects.using(database).filter(~Exists(leased), model_label=model_label(get_catalog().model))
+    # A function of the label: by its index, a planner would sort all marks to find the oldest ones.
+    marks = IndexMark.objects.using(database).annotate(label=Concat("model_label", Value("")))
+    return marks.filter(~Exists(leased), label=model_label(get_catalog().model))
 
 
 def leased_entries(version: IndexVersion | None, database: str) -> QuerySet[IndexEntry]:
