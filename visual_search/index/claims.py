@@ -93,7 +93,7 @@ def _claim(
 
 
 def _claimable_dirty_entries(version: IndexVersion, database: str, limit: int) -> list[IndexEntry]:
-    """Return locked entries of products that have marks and no living lease: saved ones first, then those of a bulk."""
+    """Return locked entries of products that have marks and no unexpired lease, single saves before bulk changes."""
     entries = IndexEntry.objects.using(database).filter(version=version)
     keys = dirty_keys(version, database, limit)
     if not keys:

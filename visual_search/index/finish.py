@@ -93,8 +93,8 @@ def finish(claim: Claim, results: Iterable[Result], *, database: str) -> list[Re
 def finish_unchanged(claim: Claim, results: Sequence[Result], *, database: str) -> tuple[list[Result], list[Result]]:
     """Commit that products are indexed as they are. Return those committed, and those that `finish` must commit.
 
-    That is a third of the work of `finish`: nothing is written but the claim's end. It can't be done for a product that
-    another version has indexed otherwise, or has still to index.
+    Nothing is written but the claim's end. It can't be done for a product that another version has indexed otherwise,
+    or has still to index.
     """
     digests = {result.key: result.content_digest for result in results}
     with transaction.atomic(using=database):

@@ -13,8 +13,10 @@ T = TypeVar("T")
 
 
 class ReadingThreads(Generic[T]):
-    """A pool of daemon threads. concurrent.futures' own waits for its threads when the process ends: for ever, for one
-    that hangs in a storage."""
+    """A pool of daemon threads.
+
+    That of concurrent.futures waits for its threads when the process ends: for ever, if one hangs in a storage.
+    """
 
     def __init__(self, threads: int) -> None:
         self._calls: SimpleQueue[tuple[Future[T], Callable[[], T]] | None] = SimpleQueue()
